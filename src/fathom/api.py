@@ -1,0 +1,1 @@
+"""The assembler: the only place where all rooms meet."""

@@ -1,0 +1,1 @@
+"""Words that every room shares: types, config, errors, the catalog, the device."""

@@ -1,0 +1,88 @@
+"""A folder's files are its registry.
+
+`models/resnet.py` makes `resnet` a name that a user can give; its `presets`, a dict from a name to a `Config`,
+make `resnet18` one too. There is nothing to register and no list to keep. Files that begin with an underscore
+are helpers and have no name.
+
+What a public file of `models/` and `objectives/` holds:
+
+    Config      a frozen dataclass; every field has a default
+    presets     dict[str, Config]; the file's own name stands for `Config()`
+    REFERENCE   the source: authors, title, year
+    build       models: (config, spec) -> nn.Module with a `width`; objectives: (config, spec, model) -> Objective
+    accepts     (spec) -> str | None: why this entry cannot take such data, or None where it can
+    example     () -> DataSpec: the smallest data it is for (conformance tests run on it)
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fathom.core.errors import ConfigError, did_you_mean
+
+PACKAGE = Path(__file__).parent.parent
+SINGULAR = {"models": "model", "objectives": "objective"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One choice that a user can name: the module behind it and the configuration that the name stands for."""
+
+    room: str
+    name: str
+    module: ModuleType
+    config: Any
+
+
+def files(room: str) -> tuple[str, ...]:
+    """Names of the public files of a room, sorted; nothing is imported."""
+    return tuple(sorted(p.stem for p in (PACKAGE / room).glob("*.py") if not p.stem.startswith("_")))
+
+
+@cache
+def names(room: str) -> dict[str, str]:
+    """Every name that `find` takes, with the file that holds it: the files, then their presets.
+
+    Read from the source text, so that asking for names imports no framework.
+    """
+    known = {file: file for file in files(room)}
+    for file in files(room):
+        for preset in _preset_names((PACKAGE / room / f"{file}.py").read_text(encoding="utf-8")):
+            known.setdefault(preset, file)
+    return known
+
+
+def find(room: str, name: str) -> Entry:
+    """Return the entry of that name.
+
+    Raises:
+        ConfigError: no file or preset of that name; the message names the nearest.
+    """
+    known = names(room)
+    if name not in known:
+        raise ConfigError(f"There is no {SINGULAR.get(room, room)} '{name}'.{did_you_mean(name, known)}")
+    module = import_module(f"fathom.{room}.{known[name]}")
+    presets = getattr(module, "presets", {})
+    return Entry(room, name, module, presets[name] if name in presets else module.Config())
+
+
+def _preset_names(source: str) -> list[str]:
+    """Keys of the module's `presets = {...}` literal."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign):
+            target: ast.expr | None = node.target
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id == "presets" and isinstance(node.value, ast.Dict):
+            return [
+                key.value for key in node.value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)
+            ]
+    return []

@@ -1,0 +1,46 @@
+"""The contract of an objective: what a model is trained to do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from fathom.core.types import Average, Batch, Loss, Phase
+
+
+class Objective(nn.Module, ABC):
+    """Holds the model and whatever else its task needs (heads, a discriminator, a teacher), and prices a batch.
+
+    Everything that must survive a resume is a parameter or a buffer: the checkpoint is the `state_dict`.
+    Objectives compose by wrapping: a wrapper is an Objective that holds another.
+    """
+
+    model: nn.Module
+
+    @abstractmethod
+    def losses(self, batch: Batch, phase: str = "main") -> Loss:
+        """Return what `batch` costs in `phase`."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the objective is for, by target name: probabilities [B, C] of a category, values [B] of a
+        number (in the target's own unit). Called in evaluation mode, without gradients."""
+
+    def metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """Return per-sample values [B] whose mean over a validation set is worth watching.
+
+        The first is the one by which the best state is chosen (lower is better). The default is the loss itself,
+        which suits objectives whose `losses` is a mean over the samples of the batch.
+        """
+        loss = self.losses(batch, self.phases()[0].name)
+        size = len(next(iter(batch.values())))
+        return {"loss": loss.total.detach().float().expand(size)}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the turns of one training step. The default: one, over every parameter that requires a gradient."""
+        return (Phase("main", tuple(p for p in self.parameters() if p.requires_grad)),)
+
+    def averages(self) -> tuple[Average, ...]:
+        """Return the networks that trail others. The default: none."""
+        return ()

@@ -1,0 +1,158 @@
+"""Supervised learning: predict each target column from the inputs.
+
+A category is learned by cross-entropy, a number by squared error on its standardised value. Several targets train
+several heads on the same features. A model that is an ensemble in one network (features [B, K, D]) trains each of
+its K members on its own loss, and predicts the mean of their probabilities or values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fathom.core.config import option
+from fathom.core.objective import Objective
+from fathom.core.types import UNKNOWN, Batch, DataSpec, Field, Loss, Stats
+from fathom.layers.heads import Head
+
+REFERENCE = "Bishop, Pattern Recognition and Machine Learning, 2006, chapters 3 to 5"
+IMBALANCE = 4.0  # classes whose counts differ by more than this are weighted by default
+
+
+@dataclass(frozen=True)
+class Config:
+    label_smoothing: float = option(0.0, "share of a class's probability spread over all classes")
+    class_weights: Literal["auto", "none", "balanced"] = option(
+        "auto", "auto: by the inverse root of each class's count, where counts differ by more than four times"
+    )
+    number_loss: Literal["squared", "absolute", "huber"] = option("squared", "what a number's error costs")
+    dropout: float = option(0.0, "share of features that the heads drop in training")
+
+
+presets: dict[str, Config] = {}
+
+
+def accepts(spec: DataSpec) -> str | None:
+    """Return why this objective cannot learn from such data, or None."""
+    if not spec.targets:
+        return "it needs at least one target column"
+    for target in spec.targets:
+        if target.kind not in ("number", "category"):
+            return f"target '{target.name}' is {target.kind}; it predicts numbers and categories"
+    return None
+
+
+def example() -> DataSpec:
+    """Return a small mixed table with one target of each kind."""
+    return DataSpec(
+        inputs=(
+            Field(name="size", kind="number", stats=Stats(quantiles=(-1.0, 0.0, 1.0))),
+            Field(name="colour", kind="category", classes=(UNKNOWN, "red", "blue")),
+        ),
+        targets=(
+            Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),
+            Field(name="price", kind="number", stats=Stats(mean=(10.0,), std=(2.0,))),
+        ),
+        rows=16,
+    )
+
+
+def build(config: Config, spec: DataSpec, model: nn.Module) -> Supervised:
+    return Supervised(config, spec, model)
+
+
+class Supervised(Objective):
+    """One head for each target on the features of one model."""
+
+    def __init__(self, config: Config, spec: DataSpec, model: nn.Module) -> None:
+        super().__init__()
+        self.config, self.targets, self.model = config, spec.targets, model
+        width, members = int(model.width), int(getattr(model, "members", 1))  # type: ignore[arg-type]
+        self.heads = nn.ModuleList(
+            Head(width, max(1, len(target.classes)), members, config.dropout) for target in spec.targets
+        )
+        for index, target in enumerate(spec.targets):
+            self.register_buffer(f"weights_{index}", _class_weights(target, config.class_weights), persistent=False)
+
+    def outputs(self, batch: Batch) -> list[Tensor]:
+        """Return each target's logits, or standardised values, of each member: [B, K, O]."""
+        pooled = self.model(batch).pooled
+        return [head(pooled).float() for head in self.heads]
+
+    def losses(self, batch: Batch, phase: str = "main") -> Loss:
+        parts: dict[str, Tensor] = {}
+        for index, (target, output) in enumerate(zip(self.targets, self.outputs(batch), strict=True)):
+            truth = batch[target.target_key]
+            if target.kind == "category":
+                parts[target.name] = self._category_loss(index, output, truth)
+            else:
+                parts[target.name] = self._number_loss(target, output, truth)
+        total = torch.stack(list(parts.values())).mean()
+        return Loss(total, parts if len(parts) > 1 else {}, weight=float(len(truth)))
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        found = {}
+        for target, output in zip(self.targets, self.outputs(batch), strict=True):
+            if target.kind == "category":
+                found[target.name] = output.softmax(-1).mean(1)  # [B, C]
+            else:
+                mean, std = _scale(target)
+                found[target.name] = output.squeeze(-1).mean(1) * std + mean  # [B]
+        return found
+
+    def metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `loss` (negative log-likelihood, or squared error in units of the target's variance), the mean over
+        targets, and `error` (share of wrong classes) where there is a category."""
+        losses, errors = [], []
+        predicted = self.predict(batch)
+        for target in self.targets:
+            truth, guess = batch[target.target_key], predicted[target.name]
+            if target.kind == "category":
+                chosen = guess.gather(1, truth[:, None]).squeeze(1)  # [B]
+                losses.append(-chosen.clamp_min(1e-12).log())
+                errors.append((guess.argmax(1) != truth).float())
+            else:
+                losses.append(((guess - truth) / _scale(target)[1]).square())
+        found = {"loss": torch.stack(losses).mean(0)}
+        if errors:
+            found["error"] = torch.stack(errors).mean(0)
+        return found
+
+    def _category_loss(self, index: int, logits: Tensor, truth: Tensor) -> Tensor:
+        members = logits.shape[1]
+        each = F.cross_entropy(
+            logits.flatten(0, 1),  # [B·K, C]
+            truth.repeat_interleave(members) if members > 1 else truth,
+            reduction="none",
+            label_smoothing=self.config.label_smoothing,
+        ).view(-1, members)
+        weights = getattr(self, f"weights_{index}")
+        return (each * weights[truth][:, None]).mean() if weights is not None else each.mean()
+
+    def _number_loss(self, target: Field, output: Tensor, truth: Tensor) -> Tensor:
+        mean, std = _scale(target)
+        standard = ((truth.float() - mean) / std)[:, None].expand(-1, output.shape[1])  # [B, K]
+        guess = output.squeeze(-1)
+        if self.config.number_loss == "squared":
+            return F.mse_loss(guess, standard)
+        return F.l1_loss(guess, standard) if self.config.number_loss == "absolute" else F.huber_loss(guess, standard)
+
+
+def _scale(target: Field) -> tuple[float, float]:
+    stats = target.stats or Stats()
+    return stats.mean[0], stats.std[0] or 1.0
+
+
+def _class_weights(target: Field, mode: str) -> Tensor | None:
+    """Return weights [C] whose mean over the training rows is one, or None where classes count alike."""
+    counts = torch.tensor(target.counts, dtype=torch.float64)
+    if mode == "none" or len(counts) == 0 or counts.min() <= 0:
+        return None
+    if mode == "auto" and counts.max() <= IMBALANCE * counts.min():
+        return None
+    weights = counts.pow(-0.5 if mode == "auto" else -1.0)
+    return (weights * counts.sum() / (weights * counts).sum()).float()
