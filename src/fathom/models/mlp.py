@@ -1,0 +1,154 @@
+"""A multilayer perceptron for tables: embedded columns, a few wide layers, several members in one network.
+
+    number [B, F], category [B, C]  ->  embed  ->  [B, I]  ->  depth × (linear, ReLU, dropout)  ->  [B, K, D]
+
+Two ideas make a small network strong on tables. A number is embedded as a line that may bend at the data's
+quantiles, which spares the layers the work of cutting the axis into pieces. And K members share the layers' large
+weights, each with scales and biases of its own; every member learns on its own loss and their mean is the
+prediction, which costs little more than one network and generalises like an ensemble.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fathom.core.config import option
+from fathom.core.errors import ConfigError
+from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Stats
+from fathom.layers.embed import CategoryEmbedding, LinearEmbedding, PeriodicEmbedding, PiecewiseEmbedding
+from fathom.layers.ensemble import SharedLinear
+
+REFERENCE = (
+    "Gorishniy, Kotelnikov, Babenko, TabM: Advancing Tabular Deep Learning with Parameter-Efficient Ensembling, 2024; "
+    "Gorishniy, Rubachev, Babenko, On Embeddings for Numerical Features in Tabular Deep Learning, 2022"
+)
+INPUT_LIMIT = 4096  # tables of very many columns get smaller embeddings, so that the first layer stays of this width
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = option(256, "units of each layer")
+    depth: int = option(3, "layers")
+    members: int = option(8, "networks in one, whose predictions are averaged; 1 is a single network")
+    dropout: float = option(0.1, "share of units dropped after each layer in training")
+    embedding: Literal["piecewise", "periodic", "linear", "none"] = option("piecewise", "how a number is embedded")
+    embedding_size: int = option(16, "length of a number's vector")
+    bins: int = option(32, "pieces of a piecewise embedding, at most")
+    category_size: int = option(8, "length of a category's vector")
+
+
+presets: dict[str, Config] = {
+    "mlp_plain": Config(members=1, embedding="none"),
+    "tabm": Config(width=512, members=32, bins=48),
+}
+
+
+def accepts(spec: DataSpec) -> str | None:
+    """Return why this model cannot take such data, or None."""
+    for column in spec.inputs:
+        if column.kind not in ("number", "category"):
+            return f"it takes numbers and categories; column '{column.name}' is {column.kind}"
+    return None if spec.inputs else "it needs at least one input column"
+
+
+def example() -> DataSpec:
+    """Return a small table of two numbers and one category."""
+    return DataSpec(
+        inputs=(
+            Field(name="size", kind="number", stats=Stats(quantiles=(-1.0, 0.0, 1.0))),
+            Field(name="weight", kind="number", stats=Stats(quantiles=(-2.0, -0.5, 0.5, 2.0))),
+            Field(name="colour", kind="category", classes=(UNKNOWN, "red", "blue")),
+        ),
+        targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),),
+        rows=16,
+    )
+
+
+def build(config: Config, spec: DataSpec) -> MLP:
+    """Return the network for such columns.
+
+    Raises:
+        ConfigError: the columns are of another kind, or an option is out of range.
+    """
+    why = accepts(spec)
+    if why:
+        raise ConfigError(f"Model 'mlp' cannot be used: {why}.")
+    for name in ("width", "depth", "members", "embedding_size", "bins", "category_size"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected 1 or more.")
+    if config.embedding == "periodic" and config.embedding_size < 2:
+        raise ConfigError("Option 'model.embedding_size' was given 1; a periodic embedding needs 2 or more.")
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    return MLP(config, spec)
+
+
+class MLP(nn.Module):
+    """The network; `width` is D and `members` is K."""
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__()
+        self.width, self.members = config.width, config.members
+        self.embed = Columns(config, spec)
+        sizes = [self.embed.width] + [config.width] * config.depth
+        self.layers = nn.ModuleList(
+            SharedLinear(config.members, inputs, config.width, first=index == 0)
+            if config.members > 1
+            else nn.Linear(inputs, config.width)
+            for index, inputs in enumerate(sizes[:-1])
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, batch: Batch) -> Features:
+        x = self.embed(batch)  # [B, I]
+        if self.members > 1:
+            x = x.unsqueeze(1)  # [B, 1, I]: the first layer's scales give each member its own view
+        for layer in self.layers:
+            x = self.dropout(layer(x).relu())  # [B, K, D]
+        return Features(pooled=x)
+
+
+class Columns(nn.Module):
+    """All columns of a row as one vector: [B, F] and [B, C] -> [B, I]; `width` is I."""
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__()
+        numbers, categories = spec.numbers, spec.categories
+        size = max(1, min(config.embedding_size, INPUT_LIMIT // max(1, len(numbers))))
+        self.number = _number_embedding(config, numbers, size) if numbers else None
+        self.category = (
+            CategoryEmbedding([len(c.classes) for c in categories], config.category_size) if categories else None
+        )
+        per_number = {"none": 1, "periodic": max(2, size)}.get(config.embedding, size)  # E
+        self.width = len(numbers) * per_number + len(categories) * config.category_size
+
+    def forward(self, batch: Batch) -> Tensor:
+        parts = []
+        if self.number is not None:
+            parts.append(self.number(batch["number"]).flatten(1))
+        if self.category is not None:
+            parts.append(self.category(batch["category"]).flatten(1))
+        return torch.cat(parts, dim=1)  # [B, I]
+
+
+def _number_embedding(config: Config, numbers: tuple[Field, ...], size: int) -> nn.Module:
+    """Return the module from [B, F] to [B, F, E]."""
+    if config.embedding == "piecewise":
+        return PiecewiseEmbedding([_edges(column, config.bins) for column in numbers], size)
+    if config.embedding == "periodic":
+        return PeriodicEmbedding(len(numbers), max(2, size))
+    return LinearEmbedding(len(numbers), size) if config.embedding == "linear" else nn.Identity()
+
+
+def _edges(column: Field, bins: int) -> list[float]:
+    """Return at most `bins` + 1 of the column's quantiles, evenly chosen, the outermost among them."""
+    stats = column.stats or Stats()
+    quantiles = stats.quantiles
+    if len(quantiles) < 2:  # nothing known but where the column lies
+        return [stats.mean[0] - (stats.std[0] or 1.0), stats.mean[0] + (stats.std[0] or 1.0)]
+    pieces = min(bins, len(quantiles) - 1)
+    return [quantiles[round(i * (len(quantiles) - 1) / pieces)] for i in range(pieces + 1)]
