@@ -1,0 +1,194 @@
+"""Residual networks for images: layers that learn what to add to their input, so that depth does no harm.
+
+    image [B, C, H, W]  ->  stem  ->  stages of blocks, each stage at half the resolution  ->  mean over pixels  [B, D]
+
+    basic block          3×3, 3×3                          + shortcut     resnet18, resnet34
+    bottleneck block     1×1, 3×3, 1×1 to 4 × its width    + shortcut     resnet50, resnet101
+
+Large images go through the stem of the paper (7×7 by strides of 2, then a pool by 2), small ones through one 3×3.
+The presets are those of the paper. `resnet` itself is a short, narrow one that a CPU trains in minutes; it takes
+over what was found later: shortcuts that average before they project, and blocks that begin as the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from fathom.core.config import option
+from fathom.core.errors import ConfigError
+from fathom.core.types import Batch, DataSpec, Features, Field, Stats
+from fathom.layers.conv import ConvNorm, ResidualBlock
+from fathom.layers.image import Normalize
+
+REFERENCE = (
+    "He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, 2015; "
+    "He, Zhang, Zhang, Zhang, Xie, Li, Bag of Tricks for Image Classification with Convolutional Neural Networks, 2018"
+)
+LARGE = 96  # pixels of the shorter side from which the paper's stem, which divides it by four, is used
+EXPANSION = 4  # of a bottleneck
+
+
+@dataclass(frozen=True)
+class Config:
+    block: Literal["basic", "bottleneck"] = option("basic", "basic: two 3×3; bottleneck: 1×1, 3×3, 1×1")
+    depths: tuple[int, ...] = option((1, 1, 1), "blocks of each stage")
+    widths: tuple[int, ...] = option((32, 64, 128), "channels of each stage (a bottleneck gives out four times these)")
+    stem: Literal["auto", "small", "large"] = option("auto", "small: one 3×3; large: 7×7 and a pool, from 96 pixels on")
+    stem_width: int = option(16, "channels of the stem")
+    first_stride: int = option(2, "by how much the first stage divides the resolution; the others do by 2")
+    shortcut: Literal["project", "average"] = option("average", "how it shrinks: by a 1×1 with stride, or a mean first")
+    stride_at: Literal["1x1", "3x3"] = option("3x3", "which layer of a bottleneck has the stride")
+    identity_start: bool = option(True, "begin each block as the identity (its last norm at zero)")
+
+
+def _paper(block: Literal["basic", "bottleneck"], *depths: int) -> Config:
+    return Config(block, depths, (64, 128, 256, 512), "auto", 64, 1, "project", "1x1", identity_start=False)
+
+
+presets: dict[str, Config] = {
+    "resnet18": _paper("basic", 2, 2, 2, 2),
+    "resnet34": _paper("basic", 3, 4, 6, 3),
+    "resnet50": _paper("bottleneck", 3, 4, 6, 3),
+    "resnet101": _paper("bottleneck", 3, 4, 23, 3),
+}
+
+
+def accepts(spec: DataSpec) -> str | None:
+    """Return why this model cannot take such data, or None."""
+    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
+        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
+        return f"it takes one image column; the input columns are {given}"
+    return None
+
+
+def example() -> DataSpec:
+    """Return small grey images of two classes."""
+    return DataSpec(
+        inputs=(Field(name="image", kind="image", shape=(1, 12, 12), stats=Stats(mean=(100.0,), std=(50.0,))),),
+        targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),),
+        rows=16,
+    )
+
+
+def build(config: Config, spec: DataSpec) -> ResNet:
+    """Return the network for such images.
+
+    Raises:
+        ConfigError: the data is of another kind, an option is out of range, or the images are too small.
+    """
+    why = accepts(spec)
+    if why:
+        raise ConfigError(f"Model 'resnet' cannot be used: {why}.")
+    _check(config)
+    field = spec.inputs[0]
+    side, stride = min(field.shape[1:]), total_stride(config, field)
+    if side < stride:
+        raise ConfigError(
+            f"Images of column '{field.name}' are {field.shape[2]}x{field.shape[1]} pixels; a ResNet of "
+            f"{len(config.depths)} stages divides each side by {stride}: enlarge them by prepare.image_size={stride} "
+            f"or take fewer stages, such as model.depths=[1, 1] with model.widths=[32, 64]."
+        )
+    return ResNet(config, field)
+
+
+def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
+    """Return settings to train with: fewer passes over more rows, more regularisation than a table needs."""
+    epochs = max(10, min(60, round(10 * math.sqrt(10_000 / max(spec.rows, 1)))))
+    return {
+        "engine": {
+            "optimizer": "sgd",
+            "learning_rate": 0.2,
+            "weight_decay": 5e-3,
+            "schedule": "linear",
+            "warmup": 0.2,
+            "batch_size": 128,
+            "epochs": epochs,
+        },
+        "objective": {"label_smoothing": 0.1},
+    }
+
+
+def total_stride(config: Config, field: Field) -> int:
+    """Return by how much the network divides the sides of such images."""
+    stem = 4 if _large(config, field) else 1
+    return stem * config.first_stride * 2 ** (len(config.depths) - 1)
+
+
+class ResNet(nn.Module):
+    """The network; `width` is D."""
+
+    def __init__(self, config: Config, field: Field) -> None:
+        super().__init__()
+        self.key = field.key
+        self.normalize = Normalize(field)
+        self.stem = _stem(config, field)
+        channels, stages = config.stem_width, []
+        for index, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+            stride = config.first_stride if index == 0 else 2
+            outputs = width * EXPANSION if config.block == "bottleneck" else width
+            blocks = [_block(config, channels, width, outputs, stride)]
+            blocks += [_block(config, outputs, width, outputs, 1) for _ in range(depth - 1)]
+            stages.append(nn.Sequential(*blocks))
+            channels = outputs
+        self.stages = nn.ModuleList(stages)
+        self.width = channels
+
+    def forward(self, batch: Batch) -> Features:
+        x = self.stem(self.normalize(batch[self.key]))  # [B, C, H, W]
+        maps: list[Tensor] = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return Features(pooled=x.mean((2, 3)), maps=tuple(maps))  # pooled [B, D]
+
+
+def _large(config: Config, field: Field) -> bool:
+    return config.stem == "large" or (config.stem == "auto" and min(field.shape[1:]) >= LARGE)
+
+
+def _stem(config: Config, field: Field) -> nn.Module:
+    if not _large(config, field):
+        return ConvNorm(field.shape[0], config.stem_width)
+    return nn.Sequential(ConvNorm(field.shape[0], config.stem_width, 7, 2), nn.MaxPool2d(3, 2, padding=1))
+
+
+def _block(config: Config, inputs: int, width: int, outputs: int, stride: int) -> ResidualBlock:
+    if config.block == "basic":
+        layers = [ConvNorm(inputs, width, 3, stride), ConvNorm(width, outputs, activation=False)]
+    else:
+        first, middle = (stride, 1) if config.stride_at == "1x1" else (1, stride)
+        layers = [
+            ConvNorm(inputs, width, 1, first),
+            ConvNorm(width, width, 3, middle),
+            ConvNorm(width, outputs, 1, activation=False),
+        ]
+    if config.identity_start:
+        nn.init.zeros_(layers[-1][1].weight)  # type: ignore[arg-type]
+    return ResidualBlock(nn.Sequential(*layers), _shortcut(config, inputs, outputs, stride))
+
+
+def _shortcut(config: Config, inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    if config.shortcut == "project" or stride == 1:
+        return ConvNorm(inputs, outputs, 1, stride, activation=False)
+    # A 1×1 with stride sees one pixel in stride²; the mean sees them all. Odd sides are rounded up, as 3×3s do.
+    mean = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+    return nn.Sequential(mean, ConvNorm(inputs, outputs, 1, activation=False))
+
+
+def _check(config: Config) -> None:
+    if not config.depths or len(config.depths) != len(config.widths):
+        raise ConfigError(
+            f"Options 'model.depths' ({len(config.depths)} stages) and 'model.widths' ({len(config.widths)} stages) "
+            "must name the same number of stages, at least one."
+        )
+    numbers = {"depths": config.depths, "widths": config.widths}
+    numbers |= {"stem_width": (config.stem_width,), "first_stride": (config.first_stride,)}
+    for name, given in numbers.items():
+        if min(given) < 1:
+            raise ConfigError(f"Option 'model.{name}' was given {min(given)}; expected 1 or more.")
