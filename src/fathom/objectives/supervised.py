@@ -79,9 +79,10 @@ class Supervised(Objective):
             self.register_buffer(f"weights_{index}", _class_weights(target, config.class_weights), persistent=False)
 
     def outputs(self, batch: Batch) -> list[Tensor]:
-        """Return each target's logits, or standardised values, of each member: [B, K, O]."""
+        """Return each target's logits, or standardised values, of each member: [B, K, O], at least in float32."""
         pooled = self.model(batch).pooled
-        return [head(pooled).float() for head in self.heads]
+        found = [head(pooled) for head in self.heads]
+        return [output.to(torch.promote_types(output.dtype, torch.float32)) for output in found]
 
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         parts: dict[str, Tensor] = {}
@@ -105,18 +106,20 @@ class Supervised(Objective):
         return found
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return `loss` (negative log-likelihood, or squared error in units of the target's variance), the mean over
-        targets, and `error` (share of wrong classes) where there is a category."""
+        """Return `loss`, what the members' mean prediction costs by the terms of training but without smoothing
+        (log-loss, times the class's weight; error in units of the target's spread), the mean over targets; and
+        `error`, the share of wrong classes, where there is a category."""
         losses, errors = [], []
         predicted = self.predict(batch)
-        for target in self.targets:
+        for index, target in enumerate(self.targets):
             truth, guess = batch[target.target_key], predicted[target.name]
             if target.kind == "category":
                 chosen = guess.gather(1, truth[:, None]).squeeze(1)  # [B]
-                losses.append(-chosen.clamp_min(1e-12).log())
+                losses.append(-chosen.clamp_min(1e-12).log() * self._weight_of(index, truth))
                 errors.append((guess.argmax(1) != truth).float())
             else:
-                losses.append(((guess - truth) / _scale(target)[1]).square())
+                mean, std = _scale(target)
+                losses.append(self._number_cost((guess - mean) / std, (truth - mean) / std))
         found = {"loss": torch.stack(losses).mean(0)}
         if errors:
             found["error"] = torch.stack(errors).mean(0)
@@ -130,16 +133,26 @@ class Supervised(Objective):
             reduction="none",
             label_smoothing=self.config.label_smoothing,
         ).view(-1, members)
-        weights = getattr(self, f"weights_{index}")
-        return (each * weights[truth][:, None]).mean() if weights is not None else each.mean()
+        weight = self._weight_of(index, truth)
+        return (each * weight[:, None]).mean() if isinstance(weight, Tensor) else each.mean()
 
     def _number_loss(self, target: Field, output: Tensor, truth: Tensor) -> Tensor:
         mean, std = _scale(target)
-        standard = ((truth.float() - mean) / std)[:, None].expand(-1, output.shape[1])  # [B, K]
-        guess = output.squeeze(-1)
+        standard = ((truth - mean) / std).to(output.dtype)[:, None].expand(-1, output.shape[1])  # [B, K]
+        return self._number_cost(output.squeeze(-1), standard).mean()
+
+    def _number_cost(self, guess: Tensor, truth: Tensor) -> Tensor:
+        """Return each standardised value's cost, in the shape of `guess`."""
         if self.config.number_loss == "squared":
-            return F.mse_loss(guess, standard)
-        return F.l1_loss(guess, standard) if self.config.number_loss == "absolute" else F.huber_loss(guess, standard)
+            return (guess - truth).square()
+        if self.config.number_loss == "absolute":
+            return (guess - truth).abs()
+        return F.huber_loss(guess, truth, reduction="none")
+
+    def _weight_of(self, index: int, truth: Tensor) -> Tensor | float:
+        """Return the weight of each sample's class [B], or one where classes count alike."""
+        weights = getattr(self, f"weights_{index}")
+        return 1.0 if weights is None else weights[truth]
 
 
 def _scale(target: Field) -> tuple[float, float]:
@@ -149,8 +162,8 @@ def _scale(target: Field) -> tuple[float, float]:
 
 def _class_weights(target: Field, mode: str) -> Tensor | None:
     """Return weights [C] whose mean over the training rows is one, or None where classes count alike."""
-    counts = torch.tensor(target.counts, dtype=torch.float64)
-    if mode == "none" or len(counts) == 0 or counts.min() <= 0:
+    counts = torch.tensor(target.counts, dtype=torch.float64).clamp_min(1)  # a class without rows counts as rarest
+    if mode == "none" or len(counts) == 0:
         return None
     if mode == "auto" and counts.max() <= IMBALANCE * counts.min():
         return None
