@@ -19,9 +19,7 @@ from fathom.core.types import Augment, Batch, DataSpec, Field
 
 REFERENCE = "Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012"
 DIGITS = frozenset(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
-SIDES = frozenset(
-    ["left", "right", "leftward", "rightward", "clockwise", "counterclockwise", "anticlockwise", "east", "west"]
-)
+SIDES = frozenset(["left", "right", "leftward", "rightward", "clockwise", "counterclockwise", "east", "west"])
 
 
 @dataclass(frozen=True)
