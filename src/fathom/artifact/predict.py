@@ -1,0 +1,164 @@
+"""Predictions: of a live objective or a loaded one, a batch at a time.
+
+outputs     samples -> {target: array}, the objective's own predictions
+frame_of    those arrays -> a table with one row for each row that was asked about
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fathom.core.errors import ConfigError
+from fathom.core.objective import Objective
+from fathom.core.types import Batch, DataSpec, Field, Store
+
+if TYPE_CHECKING:
+    import polars as pl
+
+VALUES_AT_ONCE = 4_000_000  # of a batch's inputs, unless a batch size is given
+LARGEST_BATCH = 256
+BYTES_AT_ONCE = 64 << 20  # of the tensors that a table is turned into at a time
+
+
+def outputs(
+    objective: Objective,
+    data: Store | Iterable[Batch],
+    targets: Sequence[Field] = (),
+    batch_size: int | None = None,
+    threads: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Return what the objective predicts for each sample, by target name.
+
+    Probabilities [N, C] of a category, values [N] of a number. Modes of the modules, the random state and the number
+    of threads are afterwards what they were before.
+
+    Args:
+        data: a store, or batches; they are moved to the objective's device.
+        targets: give the shapes of an answer about no samples at all.
+        batch_size: of a store; by default what keeps a batch's inputs small. It changes no result.
+        threads: to compute with; by default those that torch has.
+
+    Raises:
+        ConfigError: a batch size or a number of threads below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} was given {value}; expected 1 or more.")
+    device = _device(objective)
+    parts: dict[str, list[np.ndarray]] = {}
+    with _evaluating(objective, device), _threads(threads):
+        for batch in _batches(data, batch_size):
+            moved = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+            for name, values in objective.predict(moved).items():
+                parts.setdefault(name, []).append(_array(values))
+    if not parts:
+        return {t.name: np.zeros((0, len(t.classes)) if t.kind == "category" else 0, np.float32) for t in targets}
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def frame_of(
+    spec: DataSpec,
+    found: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    height: int,
+    problems: Mapping[int, str],
+) -> pl.DataFrame:
+    """Return predictions as a table of `height` rows.
+
+    Args:
+        found: by target name: probabilities [N, C] or values [N].
+        rows: the position of each of the N in the table, rising; the others stay null.
+        problems: why a row could not be predicted, by its position; the column `problem`, where there is any.
+    """
+    import polars as pl
+
+    place = np.full(height, -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    index = pl.Series(place, dtype=pl.Int64)
+    index = index.set(index < 0, None)
+    single = len(found) == 1
+    columns: dict[str, pl.Series] = {}
+    fields = {field.name: field for field in spec.targets}
+    for name, values in found.items():
+        end = "" if single else f".{name}"
+        field = fields.get(name)
+        if field is None or field.kind != "category":
+            columns[f"prediction{end}"] = pl.Series(values).gather(index)
+            continue
+        columns[f"prediction{end}"] = pl.Series(field.classes, dtype=pl.String).gather(values.argmax(1)).gather(index)
+        columns[f"probability{end}"] = pl.Series(values.max(1)).gather(index)
+        if single:
+            for code, label in enumerate(field.classes):
+                columns[f"probability.{label}"] = pl.Series(np.ascontiguousarray(values[:, code])).gather(index)
+    if problems:
+        columns["problem"] = pl.Series([problems.get(row) for row in range(height)], dtype=pl.String)
+    return pl.DataFrame(columns)
+
+
+def rows_at_once(spec: DataSpec) -> int:
+    """Return how many rows of a table to turn into tensors at a time."""
+    each = 0
+    for field in spec.inputs:
+        size = math.prod(field.shape)
+        each += size if field.kind == "image" else 8 * size
+    return max(64, min(65_536, BYTES_AT_ONCE // max(1, each)))
+
+
+def _batches(data: Store | Iterable[Batch], size: int | None) -> Iterator[Batch]:
+    if not isinstance(data, Store):
+        yield from data
+        return
+    total = len(data)
+    size = size or _batch_size(data, total)
+    for start in range(0, total, size):
+        yield data.gather(torch.arange(start, min(start + size, total)))
+
+
+def _batch_size(data: Store, total: int) -> int:
+    if total == 0:
+        return 1
+    sample = sum(value.numel() for value in data.gather(torch.zeros(1, dtype=torch.int64)).values())
+    return max(1, min(LARGEST_BATCH, VALUES_AT_ONCE // max(1, sample)))
+
+
+def _array(values: Tensor) -> np.ndarray:
+    values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    return cast(np.ndarray, values.cpu().numpy())
+
+
+def _device(module: nn.Module) -> torch.device:
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def _evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module's own mode and the random state are as before."""
+    modes = [(inner, inner.training) for inner in module.modules()]
+    module.eval()
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for inner, mode in modes:
+            inner.training = mode
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number is not None:
+            torch.set_num_threads(before)
