@@ -1,0 +1,147 @@
+"""The training loop: one generator for every objective.
+
+    for record in train(objective, data, plan, folder):
+        print(record)
+
+There are no callbacks: who wants to watch reads the records, who wants to stop closes the generator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fathom.core.objective import Objective
+from fathom.core.types import TrainingData
+from fathom.engine.checkpoint import Checkpoints
+from fathom.engine.plan import Plan
+from fathom.engine.records import Record, Saved, Warned
+from fathom.engine.run import Run, made_with
+
+LOOK_SECONDS = 0.2  # between two looks up from the work
+SAVING_SHARE = 0.05  # of the time, at most, goes into checkpoints that only the clock asks for
+EPOCH_SECONDS = 10.0  # an epoch's end is saved when the last checkpoint is older than this
+
+
+def train(
+    objective: Objective, data: TrainingData, plan: Plan, folder: Path | None = None, resume: bool = False
+) -> Iterator[Record]:
+    """Train `objective` in place and yield what happens.
+
+    When the generator ends, the objective holds the chosen weights: the best by the first validation metric (from
+    the moving average, if one is kept), or the last. Closing it early saves a checkpoint and does the same.
+
+    Args:
+        objective: what to train; its phases, averages and losses are all the engine knows of it.
+        data: samples to learn from and to choose by.
+        plan: how to train.
+        folder: where checkpoints go; None for none. Checkpoints of an earlier run there are removed once this
+            run has written its first.
+        resume: go on from the newest whole checkpoint in `folder`. The result equals, to the bit, that of a run
+            that was never interrupted.
+
+    Raises:
+        ConfigError: the plan does not fit this machine, or the checkpoint belongs to another run.
+        DataError: there are no training rows.
+        TrainingError: losses stay not-a-number, memory ran out, or a checkpoint cannot be written.
+    """
+    session = _Session(objective, data, plan, folder, resume)
+    records = session.records()
+    session.run.random.swap()
+    try:
+        for record in records:
+            session.run.random.swap()  # the caller's random numbers are the caller's
+            try:
+                yield record
+            except BaseException:
+                session.run.random.swap()
+                session.stop()
+                raise
+            session.run.random.swap()
+    finally:
+        session.run.leave()
+        session.run.random.swap()
+
+
+class _Session:
+    """A run within one process: when it looks up, reports and saves."""
+
+    def __init__(self, objective: Objective, data: TrainingData, plan: Plan, folder: Path | None, resume: bool) -> None:
+        self.run = Run(objective, data, plan)
+        self.checkpoints = Checkpoints(Path(folder)) if folder is not None else None
+        self.resume = resume
+        self._best_changed = False
+        self._saved_step = -1  # the state that the newest checkpoint holds
+        self._saved_reason = ""
+        self._saved_at = self._looked_at = time.perf_counter()
+        self._saving_seconds = 0.0
+
+    def records(self) -> Iterator[Record]:
+        run = self.run
+        yield from self._begin()
+        while not run.reason:
+            yield from self._epoch()
+        yield from self._save()
+        yield run.finished(run.choose_weights())
+
+    def stop(self) -> None:
+        """The caller leaves, between two steps: keep the state, and leave the objective with the chosen weights."""
+        for _ in self._save():
+            pass
+        self.run.choose_weights()
+
+    def _begin(self) -> Iterator[Record]:
+        run = self.run
+        found = None
+        if self.resume and self.checkpoints is not None:
+            found, warnings = self.checkpoints.load()
+            yield from (Warned(message=message) for message in warnings)
+        if found is not None:
+            run.restore(found)
+            self._saved_step, self._saved_reason = run.step, run.reason
+            yield run.started()
+            if found.values["made_with"] != made_with():
+                yield Warned(message=f"The run began with {found.values['made_with']}, so the last bits may differ.")
+            return
+        if self.resume:
+            yield Warned(message="There is no checkpoint to resume from, so the run starts afresh.")
+        run.turn_knobs()
+        yield run.started()
+        yield from self._save()
+
+    def _epoch(self) -> Iterator[Record]:
+        run = self.run
+        batches = run.batches()
+        while run.batch < len(batches) and run.step < run.pace.total:
+            run.train_on(batches[run.batch])
+            if time.perf_counter() - self._looked_at >= LOOK_SECONDS:
+                yield from self._look()
+        record, changed = run.end_epoch()
+        self._best_changed |= changed
+        yield record
+        if time.perf_counter() - self._saved_at >= max(EPOCH_SECONDS, self._saving_seconds / SAVING_SHARE):
+            yield from self._save()
+
+    def _look(self) -> Iterator[Record]:
+        """Report, and save if it is time."""
+        warning = self.run.check_trouble()
+        if warning:
+            yield Warned(message=warning)
+        yield self.run.progress()
+        now = self._looked_at = time.perf_counter()
+        if now - self._saved_at >= max(self.run.plan.checkpoint_seconds, self._saving_seconds / SAVING_SHARE):
+            yield from self._save()
+
+    def _save(self) -> Iterator[Record]:
+        """Write a checkpoint, unless the newest one holds this very state."""
+        run = self.run
+        if self.checkpoints is None or (run.step, run.reason) == (self._saved_step, self._saved_reason):
+            return
+        began = time.perf_counter()
+        path = self.checkpoints.save(run.snapshot(), self._best_changed)
+        self._best_changed = False
+        self._saved_step, self._saved_reason = run.step, run.reason
+        self._saved_at = time.perf_counter()
+        self._saving_seconds = self._saved_at - began
+        yield Saved(path=str(path), step=run.step, bytes=self.checkpoints.bytes, seconds=self._saving_seconds)

@@ -1,0 +1,152 @@
+"""Optimisers: PyTorch's own where it has them, and two short ones.
+
+Sign of a momentum: Lion. An orthogonal momentum: Muon. Weight decay is decoupled from the loss for all of them (but
+for `adam`, `sgd` and `rmsprop`, whose decay is added to the gradient, as their papers have it), and vectors (biases,
+norms) are never decayed.
+
+A model may set two attributes on a parameter: `no_weight_decay = True`, and `learning_rate_scale`, a factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fathom.engine.plan import Plan
+
+MUON_ADAMW_RATE = 0.1  # Muon's companion for vectors and embeddings runs at this share of Muon's learning rate
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steep at zero, so that five iterations are enough
+
+
+def build(
+    parameters: Sequence[nn.Parameter], plan: Plan, device: torch.device, embeddings: frozenset[int] = frozenset()
+) -> list[Optimizer]:
+    """Return the optimisers of one phase: one, or two where Muon leaves some parameters to AdamW.
+
+    Each group's `scale` is its share of the scheduled learning rate.
+
+    Args:
+        parameters: what the phase moves.
+        embeddings: `id`s of embedding tables, which Muon leaves alone.
+    """
+    if plan.optimizer != "muon":
+        return [_build(plan.optimizer, parameters, plan, device)]
+    matrices = [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in parameters if id(p) not in chosen]
+    built = [_build("muon", matrices, plan, device)] if matrices else []
+    return built + ([_build("adamw", others, plan, device, MUON_ADAMW_RATE)] if others else [])
+
+
+def _build(
+    name: str, parameters: Iterable[nn.Parameter], plan: Plan, device: torch.device, scale: float = 1.0
+) -> Optimizer:
+    groups: Any = _groups(parameters, plan.weight_decay, scale)
+    rate, betas = plan.learning_rate, (plan.beta1, plan.beta2)
+    fused = device.type in ("cpu", "cuda", "mps")
+    match name:
+        case "adamw":
+            return torch.optim.AdamW(groups, rate, betas, fused=fused)
+        case "adam":
+            return torch.optim.Adam(groups, rate, betas, fused=fused)
+        case "sgd":
+            return torch.optim.SGD(groups, rate, plan.momentum, nesterov=plan.momentum > 0, fused=fused)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, rate, momentum=plan.momentum, foreach=True)
+        case "lion":
+            return Lion(groups, rate, betas)
+        case _:
+            return Muon(groups, rate, plan.momentum)
+
+
+def _groups(parameters: Iterable[nn.Parameter], weight_decay: float, scale: float) -> list[dict[str, Any]]:
+    """Gather parameters that share a weight decay and a learning rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in parameters:
+        decays = p.ndim > 1 and not getattr(p, "no_weight_decay", False)
+        key = (weight_decay if decays else 0.0, scale * float(getattr(p, "learning_rate_scale", 1.0)))
+        groups.setdefault(key, []).append(p)
+    return [{"params": members, "weight_decay": d, "scale": s} for (d, s), members in groups.items()]
+
+
+class Lion(Optimizer):
+    """Steps of one length, by the sign of an averaged gradient.
+
+    Source: Chen et al., Symbolic Discovery of Optimization Algorithms, 2023.
+    """
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            (beta1, beta2), rate = group["betas"], group["lr"]
+            moving = [p for p in group["params"] if p.grad is not None]
+            if not moving:
+                continue
+            grads: list[Tensor] = [p.grad for p in moving]
+            momenta = [_state(self, p, "momentum") for p in moving]
+            steps = torch._foreach_lerp(momenta, grads, 1 - beta1)
+            torch._foreach_sign_(steps)
+            torch._foreach_mul_(moving, 1 - rate * group["weight_decay"])
+            torch._foreach_add_(moving, steps, alpha=-rate)
+            torch._foreach_lerp_(momenta, grads, 1 - beta2)
+
+
+class Muon(Optimizer):
+    """Momentum whose every matrix is replaced by the nearest orthogonal one, so that all directions move alike.
+
+    A convolution's kernel [O, I, H, W] counts as the matrix [O, I·H·W], a stack [K, I, O] as K matrices. The step's
+    length is scaled by √max(1, rows/columns).
+
+    Source: Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            rate, beta = group["lr"], group["momentum"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                momentum = _state(self, p, "momentum").lerp_(p.grad, 1 - beta)
+                ahead = p.grad.lerp(momentum, beta)  # Nesterov's look ahead
+                matrix = ahead if p.ndim == 3 else ahead.flatten(1)  # [O, I·H·W] or [K, I, O]
+                length = max(1.0, matrix.shape[-2] / matrix.shape[-1]) ** 0.5
+                p.mul_(1 - rate * group["weight_decay"])
+                p.add_(orthogonalise(matrix).view_as(p), alpha=-rate * length)
+
+
+def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """Return UVᵀ of the singular value decomposition USVᵀ, roughly (singular values between 0.7 and 1.2).
+
+    A quintic Newton–Schulz iteration: only matrix products, no decomposition.
+
+    Args:
+        matrix: [..., M, N].
+    """
+    a, b, c = QUINTIC
+    x = matrix.bfloat16() if matrix.is_cuda else matrix  # bf16 is precise enough, and fast on a GPU
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT  # [..., M, M]
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x if wide else x.mT).to(matrix.dtype).contiguous()
+
+
+def _state(optimizer: Optimizer, parameter: Tensor, name: str) -> Tensor:
+    """Return the parameter's tensor of that name, zero at first."""
+    state = optimizer.state[parameter]
+    if name not in state:
+        state[name] = torch.zeros_like(parameter)
+    return state[name]

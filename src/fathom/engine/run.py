@@ -1,0 +1,340 @@
+"""One run: everything that changes while an objective is trained, and how it is saved and restored.
+
+All of a run's state is in the objective's weights and in the fields listed in `Run.snapshot`; what is not there must
+be a pure function of what is.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fathom.core import config, device
+from fathom.core.errors import ConfigError, DataError, TrainingError
+from fathom.core.objective import Objective
+from fathom.core.types import Batch, TrainingData
+from fathom.engine import fingerprint, order, schedule, validate, weights
+from fathom.engine.checkpoint import Snapshot
+from fathom.engine.pace import Pace
+from fathom.engine.plan import Plan
+from fathom.engine.randomness import Randomness
+from fathom.engine.records import Chose, Epoch, Finished, Started, Step
+from fathom.engine.step import TROUBLE_LIMIT, Stepper
+
+VALIDATION = -1  # the step whose randomness every validation has
+
+
+@dataclass
+class Knobs:
+    """What may be measured and chosen before the first step; kept to the run's end, since all of it changes rounding."""
+
+    threads: int
+    precision: str
+    channels_last: bool
+
+
+class Run:
+    """The state of one training run."""
+
+    def __init__(self, objective: Objective, data: TrainingData, plan: Plan) -> None:
+        self.rows = len(data.train)
+        if not self.rows:
+            raise DataError("There are no training rows; give a source with at least one usable row.")
+        self.objective, self.data = objective, data
+        self.plan = plan.resolved(self.rows)
+        self.device = device.choose(plan.device)
+        if plan.precision == "fp16" and self.device.type == "cpu":
+            raise ConfigError("Option 'precision' was given fp16, which needs a GPU; on a CPU give bf16, fp32 or auto.")
+        self.valid_rows = validate.rows_used(len(data.valid), self.rows) if data.valid is not None else 0
+        self.objective.to(self.device).train()
+        self.stepper = Stepper(objective, self.plan, self.device)
+        self.random = Randomness(plan.seed, self.device)
+        self.pace = Pace(order.steps_per_epoch(self.rows, self.plan.batch_size), self.plan.epochs, plan.minutes)
+        self._threads_before = torch.get_num_threads()
+        self.knobs = Knobs(
+            plan.threads or self._threads_before,
+            "fp32" if plan.precision == "auto" else plan.precision,
+            plan.channels_last == "yes",
+        )
+        self.epoch = self.batch = self.step = 0
+        self.history: list[Epoch] = []
+        self.chosen: list[Chose] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch: int | None = None
+        self.stale = 0  # validations since the best
+        self.reason = ""  # why the run is over; empty while it is not
+        self.validation_seconds = 0.0  # that the last one took
+        self._before = 0.0  # seconds of earlier sessions
+        self._began = time.perf_counter()
+        self._epoch_began, self._epoch_rows = self._began, 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this run, interruptions not counted."""
+        return self._before + time.perf_counter() - self._began
+
+    def turn_knobs(self) -> None:
+        """Put `knobs` into effect."""
+        torch.set_num_threads(self.knobs.threads)
+        self.stepper.set_precision(self.knobs.precision)
+        layout = torch.channels_last if self.knobs.channels_last else torch.contiguous_format
+        self.objective.to(memory_format=layout)  # type: ignore[call-overload]
+
+    def leave(self) -> None:
+        """Give back what belongs to the process."""
+        torch.set_num_threads(self._threads_before)
+        self.stepper.clear()
+        self.objective.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def batches(self) -> tuple[Tensor, ...]:
+        """Return the row numbers of each batch of the present epoch."""
+        self._epoch_began, self._epoch_rows = time.perf_counter(), 0
+        return order.batches(self.rows, self.plan.batch_size, self.plan.seed, self.epoch)
+
+    def train_on(self, index: Tensor) -> None:
+        """Take one step on the rows at `index` [B].
+
+        Raises:
+            TrainingError: too many steps in a row could not be applied, or memory ran out.
+        """
+        step = self.step
+        self.random.at_step(step)
+        progress = self.pace.progress(step)
+        rate = self.plan.learning_rate * schedule.factor(progress, self.plan.schedule, self.plan.warmup)
+        try:
+            self.stepper(step, progress, rate, self._gather(index))
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise TrainingError(
+                    f"Memory ran out at a batch of {len(index)} rows; give a smaller batch_size, or the same one "
+                    f"with accumulate={2 * self.plan.accumulate}."
+                ) from None
+            raise
+        self.step += 1
+        self.batch += 1
+        self._epoch_rows += len(index)
+
+    def check_trouble(self) -> str:
+        """Return a sentence if the last step was not applied.
+
+        Raises:
+            TrainingError: too many in a row were not.
+        """
+        streak = self.stepper.troubled()
+        if not streak:
+            return ""
+        what = self.stepper.trouble or f"a loss or gradient is not finite before step {self.step}"
+        where = f"{what} (epoch {self.epoch + 1}, batch {self.batch})"
+        limit = 3 * TROUBLE_LIMIT if self.knobs.precision == "fp16" else TROUBLE_LIMIT
+        if streak >= limit:
+            raise TrainingError(
+                f"Training stopped after {streak} steps in a row that could not be applied: {where}; the weights are "
+                f"those before them. A learning_rate below {self.plan.learning_rate:g} or cleaner inputs may help."
+            )
+        return "" if self.knobs.precision == "fp16" else f"A step was left out: {where}."
+
+    def validate(self) -> dict[str, float]:
+        """Return the validation metrics, of the moving average where one is kept."""
+        if self.data.valid is None or not self.valid_rows:
+            return {}
+        began = time.perf_counter()
+        self.random.at_step(VALIDATION)
+        live = weights.weights(self.objective)
+        average = self.stepper.average
+        aside = weights.copy(live) if average is not None else {}
+        try:
+            if average is not None:
+                weights.assign(live, average.values)
+            rows = 2 * -(-self.plan.batch_size // self.plan.accumulate)
+            precision = self.stepper.autocast
+            metrics = validate.evaluate(self.objective, self.data.valid, self.valid_rows, rows, self._move, precision)
+        finally:
+            weights.assign(live, aside)
+        self.validation_seconds = time.perf_counter() - began
+        return metrics
+
+    def end_epoch(self) -> tuple[Epoch, bool]:
+        """Validate, keep the best, decide whether to stop; return the record and whether the best weights changed."""
+        speed = self.speed()
+        done = self.step >= self.pace.total
+        due = done or (self.epoch + 1) % self.plan.evaluate_every == 0
+        metrics = self.validate() if due else {}
+        better = self._is_better(metrics)
+        if better:
+            average = self.stepper.average
+            self.best = weights.copy(average.values if average is not None else weights.weights(self.objective))
+            self.best_epoch = self.epoch + 1
+        if metrics:
+            self.stale = 0 if better else self.stale + 1
+        if done:
+            self.reason = "complete" if self.pace.total >= self.pace.most else "time"
+        elif self.plan.patience and self.stale >= self.plan.patience:
+            self.reason = "patience"
+        record = Epoch(
+            epoch=self.epoch + 1,
+            step=self.step,
+            train=self.stepper.meter.means(),
+            valid=metrics,
+            learning_rate=self._rate(),
+            samples_per_second=speed,
+            seconds=self.seconds,
+            seconds_left=0.0 if self.reason else self._seconds_left(),
+            best=better,
+        )
+        self.history.append(record)
+        self.stepper.meter.sums.clear()
+        self.epoch, self.batch = self.epoch + 1, 0
+        return record, better
+
+    def choose_weights(self) -> str:
+        """Put the weights that the plan keeps into the objective; return which they are."""
+        live = weights.weights(self.objective)
+        if self.plan.keep == "best" and self.best:
+            weights.assign(live, self.best)
+            return f"best, of epoch {self.best_epoch}"
+        if self.stepper.average is not None:
+            weights.assign(live, self.stepper.average.values)
+            return "moving average"
+        return "last"
+
+    def snapshot(self) -> Snapshot:
+        """Return the whole state; its tensors are the live ones."""
+        tensors = {f"weight/{name}": t for name, t in weights.weights(self.objective).items()}
+        values = {
+            "plan": config.as_dict(self.plan),
+            "data": self._data,
+            "made_with": made_with(),
+            "position": [self.epoch, self.batch, self.step],
+            "pace": self.pace.state(),
+            "seconds": self.seconds,
+            "knobs": config.as_dict(self.knobs),
+            "chosen": config.as_dict(self.chosen),
+            "history": config.as_dict(self.history),
+            "best_epoch": self.best_epoch,
+            "stale": self.stale,
+            "reason": self.reason,
+            "random": self.random.state(),
+            "stepper": self.stepper.state(),
+        }
+        return Snapshot(tensors | self.stepper.tensors(), values, self.best)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take back what `snapshot` returned.
+
+        Raises:
+            ConfigError: it belongs to another plan, other data or another model.
+        """
+        values, live = snapshot.values, weights.weights(self.objective)
+        saved = {n.removeprefix("weight/"): t for n, t in snapshot.tensors.items() if n.startswith("weight/")}
+        fingerprint.check(self.plan, self.data, live, values, saved)
+        self.knobs = config.build(Knobs, values["knobs"])
+        self.turn_knobs()  # before the optimisers' tensors, which take their layout from the weights
+        weights.assign(live, saved)
+        self.stepper.restore(snapshot.tensors, values["stepper"])
+        self.epoch, self.batch, self.step = values["position"]
+        self.pace.restore(values["pace"])
+        self._before, self._began = values["seconds"], time.perf_counter()
+        self.chosen = [Chose(**each) for each in values["chosen"]]
+        self.history = [Epoch(**each) for each in values["history"]]
+        self.best, self.best_epoch, self.stale = dict(snapshot.best), values["best_epoch"], values["stale"]
+        self.reason = values["reason"]
+        self.random.restore(values["random"])
+
+    def started(self) -> Started:
+        count = [p.numel() for p in self.objective.parameters()]
+        trainable = [p.numel() for p in self.objective.parameters() if p.requires_grad]
+        return Started(
+            rows=self.rows,
+            valid_rows=self.valid_rows,
+            parameters=sum(count),
+            trainable=sum(trainable),
+            epochs=-(-self.pace.total // self.pace.steps_per_epoch),
+            steps=self.pace.total,
+            batch_size=self.plan.batch_size,
+            device=str(self.device),
+            optimizer=self.plan.optimizer,
+            learning_rate=self.plan.learning_rate,
+            step=self.step,
+            history=tuple(self.history),
+        )
+
+    def progress(self) -> Step:
+        return Step(
+            step=self.step,
+            steps=self.pace.total,
+            epoch=self.epoch + 1,
+            progress=self.step / self.pace.total,
+            train=self.stepper.meter.means(),
+            learning_rate=self._rate(),
+            samples_per_second=self.speed(),
+            seconds=self.seconds,
+            seconds_left=self._seconds_left(),
+        )
+
+    def finished(self, kept: str) -> Finished:
+        best = next((e.valid for e in self.history if e.epoch == self.best_epoch), {})
+        return Finished(
+            reason=self.reason,
+            epochs=self.epoch,
+            steps=self.step,
+            seconds=self.seconds,
+            best_epoch=self.best_epoch,
+            best=best,
+            kept=kept,
+            history=tuple(self.history),
+        )
+
+    def speed(self) -> float:
+        """Return training rows a second since the epoch began (or was resumed)."""
+        return self._epoch_rows / max(time.perf_counter() - self._epoch_began, 1e-9)
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        if not hasattr(self, "_data_print"):
+            self._data_print = fingerprint.of_data(self.data)
+        return self._data_print
+
+    def _gather(self, index: Tensor) -> list[Batch]:
+        """Return the micro-batches of a batch, on the device, varied."""
+        pieces = (index,)
+        if self.plan.accumulate > 1:
+            pieces = index.split(order.sizes(len(index), min(self.plan.accumulate, len(index))))  # type: ignore[assignment]
+        found = [self._move(self.data.train.gather(piece)) for piece in pieces]
+        augment = self.data.augment
+        return found if augment is None else [augment(batch) for batch in found]
+
+    def _move(self, batch: Batch) -> Batch:
+        if self.device.type == "cpu":
+            return batch
+        return {key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()}
+
+    def _rate(self) -> float:
+        progress = self.pace.progress(max(0, self.step - 1))
+        return self.plan.learning_rate * schedule.factor(progress, self.plan.schedule, self.plan.warmup)
+
+    def _is_better(self, metrics: dict[str, float]) -> bool:
+        if not metrics:
+            return False
+        name, value = next(iter(metrics.items()))
+        before = [e.valid[name] for e in self.history if e.best and name in e.valid]
+        return math.isfinite(value) and (not before or value < before[-1])
+
+    def _seconds_left(self) -> float:
+        """From the speed of this epoch, else of the run so far."""
+        batch = self.rows / self.pace.steps_per_epoch
+        speed = self.speed() if self._epoch_rows else self.step * batch / max(self.seconds, 1e-9)
+        left = self.pace.total - self.step
+        validations = left / self.pace.steps_per_epoch / self.plan.evaluate_every
+        return left * batch / max(speed, 1e-9) + validations * self.validation_seconds
+
+
+def made_with() -> dict[str, str]:
+    """Return what else decides how results are rounded."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "processor": f"{platform.machine()} {capability}"}

@@ -1,0 +1,87 @@
+"""Sets of weights beside the live ones: the moving average, the best so far, the networks that trail others.
+
+The weights of a module are all its parameters and buffers by name, non-persistent buffers too (a tied tensor once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fathom.core.types import Average
+from fathom.engine.schedule import decay
+
+Weights = dict[str, Tensor]
+
+
+def weights(module: nn.Module) -> Weights:
+    """Return the module's live tensors by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@torch.no_grad()
+def copy(source: Mapping[str, Tensor]) -> Weights:
+    """Return copies, with the same memory layout."""
+    return {name: tensor.detach().clone() for name, tensor in source.items()}
+
+
+@torch.no_grad()
+def assign(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copy values of the same names into live tensors, in place."""
+    for name, tensor in source.items():
+        target[name].copy_(tensor)
+
+
+class MovingAverage:
+    """Exponential moving average of an objective's weights: average ← decay · average + (1 − decay) · weights.
+
+    For the first steps the decay is lower, (1 + n) / (10 + n) at the n-th, so that the random start is soon
+    forgotten. Floating-point buffers (running statistics) are averaged too, others copied.
+
+    Source: Polyak, Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.module = decay, module
+        self.values = copy(weights(module))
+        self._slots = [(m._buffers, k) for m in module.modules() for k, b in m._buffers.items() if b is not None]
+        names = {id(b): n for n, b in module.named_buffers()}
+        self._live = [(p, self.values[n]) for n, p in module.named_parameters() if p.is_floating_point()]
+        self._buffers = [(slot, self.values[names[id(slot[0][slot[1]])]]) for slot in self._slots]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after the step of that number, counted from 0."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        live, kept = [p for p, _ in self._live], [v for _, v in self._live]
+        for (buffers, key), value in self._buffers:
+            buffer = buffers[key]
+            assert buffer is not None
+            if buffer.is_floating_point():
+                live.append(buffer)  # type: ignore[arg-type]
+                kept.append(value)
+            else:
+                value.copy_(buffer)
+        torch._foreach_lerp_(kept, live, share)
+
+
+class Trailing:
+    """The objective's own averages: targets that follow their sources after each step."""
+
+    def __init__(self, averages: Sequence[Average]) -> None:
+        self._averages = [(a, *_pairs(a)) for a in averages]
+
+    @torch.no_grad()
+    def update(self, progress: float) -> None:
+        for average, sources, targets in self._averages:
+            torch._foreach_lerp_(targets, sources, 1 - decay(progress, average.decay, average.final_decay))
+            for ours, theirs in zip(average.target.buffers(), average.source.buffers(), strict=True):
+                ours.copy_(theirs)
+
+
+def _pairs(average: Average) -> tuple[list[Tensor], list[Tensor]]:
+    sources, targets = dict(average.source.named_parameters()), dict(average.target.named_parameters())
+    assert sources.keys() == targets.keys(), "an average's source and target have the same parameters"
+    return list(sources.values()), [targets[name] for name in sources]
