@@ -43,9 +43,8 @@ def check(plan: Plan, data: TrainingData, model: Mapping[str, Tensor], values: M
         for part in ("rows", "columns", "checksum"):
             a, b = (then or {}).get(part), (found or {}).get(part)
             if a != b:
-                _refuse(
-                    f"its {which} data had {part} {a}, now {b}" if part != "checksum" else f"its {which} rows differ"
-                )
+                values_differ = f"the values of its {which} rows differ"
+                _refuse(values_differ if part == "checksum" else f"its {which} {part} were {a}, now {b}")
     for name in sorted({*model, *saved}):
         then, now = (str(tuple(w[name].shape)) if name in w else "missing" for w in (saved, model))
         if then != now:
@@ -66,6 +65,6 @@ def _of_store(store: Store) -> dict[str, Any]:
     batch = store.gather(torch.arange(count) * rows // count)
     digest = hashlib.sha256()
     for key in sorted(batch):
-        digest.update(batch[key].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(batch[key].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     columns = {key: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape[1:])}" for key, t in sorted(batch.items())}
     return {"rows": rows, "columns": columns, "checksum": digest.hexdigest()}

@@ -115,6 +115,8 @@ class _Session:
         batches = run.batches()
         while run.batch < len(batches) and run.step < run.pace.total:
             run.train_on(batches[run.batch])
+            if run.stepper.trouble:
+                yield from self._check()
             if time.perf_counter() - self._looked_at >= LOOK_SECONDS:
                 yield from self._look()
         record, changed = run.end_epoch()
@@ -125,13 +127,16 @@ class _Session:
 
     def _look(self) -> Iterator[Record]:
         """Report, and save if it is time."""
-        warning = self.run.check_trouble()
-        if warning:
-            yield Warned(message=warning)
+        yield from self._check()
         yield self.run.progress()
         now = self._looked_at = time.perf_counter()
         if now - self._saved_at >= max(self.run.plan.checkpoint_seconds, self._saving_seconds / SAVING_SHARE):
             yield from self._save()
+
+    def _check(self) -> Iterator[Record]:
+        warning = self.run.check_trouble()
+        if warning:
+            yield Warned(message=warning)
 
     def _save(self) -> Iterator[Record]:
         """Write a checkpoint, unless the newest one holds this very state."""

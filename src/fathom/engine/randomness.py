@@ -54,8 +54,9 @@ class Randomness:
     def state(self) -> dict[str, Any]:
         """Return Python's and NumPy's global state as plain values (PyTorch's is a function of the step)."""
         version, words, gauss = random.getstate()
-        name, keys, position, has_gauss, cached = np.random.get_state()
-        numpy = [name, keys.tolist(), int(position), int(has_gauss), float(cached)]  # type: ignore[union-attr]
+        legacy: Any = np.random.get_state()
+        name, keys, position, has_gauss, cached = legacy
+        numpy = [name, keys.tolist(), int(position), int(has_gauss), float(cached)]
         return {"python": [version, list(words), gauss], "numpy": numpy}
 
     def restore(self, state: dict[str, Any]) -> None:

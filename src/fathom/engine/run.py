@@ -32,7 +32,7 @@ VALIDATION = -1  # the step whose randomness every validation has
 
 @dataclass
 class Knobs:
-    """What may be measured and chosen before the first step; kept to the run's end, since all of it changes rounding."""
+    """What may be measured and chosen before the first step; kept to the run's end, since it all changes rounding."""
 
     threads: int
     precision: str
@@ -69,6 +69,7 @@ class Run:
         self.best_epoch: int | None = None
         self.stale = 0  # validations since the best
         self.reason = ""  # why the run is over; empty while it is not
+        self._skipped = 0  # steps not applied that were looked at
         self.validation_seconds = 0.0  # that the last one took
         self._before = 0.0  # seconds of earlier sessions
         self._began = time.perf_counter()
@@ -121,15 +122,17 @@ class Run:
         self._epoch_rows += len(index)
 
     def check_trouble(self) -> str:
-        """Return a sentence if the last step was not applied.
+        """Return a sentence, now and then, if steps could not be applied since the last look.
 
         Raises:
             TrainingError: too many in a row were not.
         """
-        streak = self.stepper.troubled()
-        if not streak:
+        streak, skipped = int(self.stepper.streak), int(self.stepper.skipped)
+        if skipped == self._skipped:
             return ""
+        self._skipped = skipped
         what = self.stepper.trouble or f"a loss or gradient is not finite before step {self.step}"
+        self.stepper.trouble = ""
         where = f"{what} (epoch {self.epoch + 1}, batch {self.batch})"
         limit = 3 * TROUBLE_LIMIT if self.knobs.precision == "fp16" else TROUBLE_LIMIT
         if streak >= limit:
@@ -137,7 +140,9 @@ class Run:
                 f"Training stopped after {streak} steps in a row that could not be applied: {where}; the weights are "
                 f"those before them. A learning_rate below {self.plan.learning_rate:g} or cleaner inputs may help."
             )
-        return "" if self.knobs.precision == "fp16" else f"A step was left out: {where}."
+        if self.knobs.precision == "fp16" or skipped & (skipped - 1):  # told at 1, 2, 4, 8, …
+            return ""
+        return f"Steps left out so far: {skipped}; the last because {where}."
 
     def validate(self) -> dict[str, float]:
         """Return the validation metrics, of the moving average where one is kept."""
@@ -245,6 +250,7 @@ class Run:
         self.best, self.best_epoch, self.stale = dict(snapshot.best), values["best_epoch"], values["stale"]
         self.reason = values["reason"]
         self.random.restore(values["random"])
+        self._skipped = values["stepper"]["skipped"]
 
     def started(self) -> Started:
         count = [p.numel() for p in self.objective.parameters()]

@@ -219,10 +219,6 @@ class Stepper:
             buffer = _tensor(slot)
             buffer.copy_(spare if where is None else torch.where(where, spare, buffer))
 
-    def troubled(self) -> int:
-        """Return how many steps in a row could not be applied."""
-        return int(self.streak)
-
     def clear(self) -> None:
         """Free the gradients."""
         for turn in self.turns:

@@ -46,25 +46,30 @@ class MovingAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay, self.module = decay, module
         self.values = copy(weights(module))
-        self._slots = [(m._buffers, k) for m in module.modules() for k, b in m._buffers.items() if b is not None]
-        names = {id(b): n for n, b in module.named_buffers()}
-        self._live = [(p, self.values[n]) for n, p in module.named_parameters() if p.is_floating_point()]
-        self._buffers = [(slot, self.values[names[id(slot[0][slot[1]])]]) for slot in self._slots]
+        self._live = [(p, n) for n, p in module.named_parameters() if p.is_floating_point()]
+        # A buffer is found by its place: a module may put another tensor there at any step.
+        self._buffers = [(_place(module, n), n) for n, _ in module.named_buffers()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after the step of that number, counted from 0."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
-        live, kept = [p for p, _ in self._live], [v for _, v in self._live]
-        for (buffers, key), value in self._buffers:
+        live: list[Tensor] = [p for p, _ in self._live]
+        kept = [self.values[n] for _, n in self._live]
+        for (buffers, key), name in self._buffers:
             buffer = buffers[key]
             assert buffer is not None
             if buffer.is_floating_point():
-                live.append(buffer)  # type: ignore[arg-type]
-                kept.append(value)
+                live.append(buffer)
+                kept.append(self.values[name])
             else:
-                value.copy_(buffer)
+                self.values[name].copy_(buffer)
         torch._foreach_lerp_(kept, live, share)
+
+
+def _place(module: nn.Module, name: str) -> tuple[dict[str, Tensor | None], str]:
+    parent, _, key = name.rpartition(".")
+    return module.get_submodule(parent)._buffers, key
 
 
 class Trailing:
