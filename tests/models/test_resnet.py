@@ -1,0 +1,258 @@
+"""ResNet: the paper's numbers, an independent reference, and what every image model must stand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fathom.core import catalog
+from fathom.core.config import build as build_config
+from fathom.core.errors import ConfigError
+from fathom.core.types import DataSpec, Field, Stats
+from fathom.data.augment import AugmentConfig
+from fathom.engine.plan import Plan
+from fathom.models import resnet
+from fathom.objectives import supervised
+
+KEY = "image:photo"
+
+
+def images_of(channels: int, height: int, width: int, rows: int = 1000) -> DataSpec:
+    stats = Stats(mean=(120.0,) * channels, std=(60.0,) * channels)
+    return DataSpec(
+        inputs=(Field(name="photo", kind="image", shape=(channels, height, width), stats=stats),),
+        targets=(Field(name="label", kind="category", classes=("cat", "dog", "cow"), counts=(8, 8, 8)),),
+        rows=rows,
+    )
+
+
+def network(name: str, spec: DataSpec, **options: object) -> resnet.ResNet:
+    torch.manual_seed(0)
+    return resnet.build(replace(catalog.find("models", name).config, **options), spec)
+
+
+def some_images(spec: DataSpec, size: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shape = (size, *spec.inputs[0].shape)
+    return {
+        KEY: torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
+        "target:label": torch.randint(0, 3, (size,), generator=generator),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),  # of the networks for ImageNet, with a read-out of 1,000 classes
+    [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032), ("resnet101", 44_549_160)],
+)
+def test_parameter_counts_are_those_of_the_paper(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = network(name, images_of(3, 224, 224))
+        head = nn.Linear(model.width, 1000)
+    assert sum(p.numel() for p in (*model.parameters(), *head.parameters())) == parameters
+
+
+def paper_to_transformers(key: str) -> str:
+    """The name that the reference gives to one of our weights."""
+    part, *path, leaf = key.split(".")
+    kind = {"0": "convolution", "1": "normalization"}[path[-1]]
+    if part == "stem":
+        return f"embedder.embedder.{kind}.{leaf}"
+    stage, block, where, *layer = path[:-1]
+    middle = f"layer.{layer[0]}" if where == "branch" else "shortcut"
+    return f"encoder.stages.{stage}.layers.{block}.{middle}.{kind}.{leaf}"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("stride_at", ["1x1", "3x3"])
+def test_equals_an_independent_implementation_weight_for_weight(name: str, stride_at: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="the reference implementation is not installed")
+    spec = images_of(3, 97, 128)
+    model = network(name, spec, stride_at=stride_at).eval()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+        nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    config = catalog.find("models", name).config
+    factor = 1 if config.block == "basic" else resnet.EXPANSION
+    reference = transformers.ResNetModel(
+        transformers.ResNetConfig(
+            layer_type=config.block,
+            depths=list(config.depths),
+            hidden_sizes=[width * factor for width in config.widths],
+            downsample_in_bottleneck=stride_at == "1x1",
+        )
+    ).eval()
+    reference.load_state_dict({paper_to_transformers(k): v for k, v in model.state_dict().items()}, strict=True)
+    batch = some_images(spec, 2)
+    with torch.no_grad():
+        found = model(batch)
+        expected = reference(model.normalize(batch[KEY]), output_hidden_states=True)
+    torch.testing.assert_close(found.pooled, expected.pooler_output.flatten(1), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(found.maps, expected.hidden_states[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "finest", "coarsest"),
+    [
+        ("resnet", (1, 28, 28), (28 // 2, 14), (4, 4)),
+        ("resnet", (3, 33, 50), (17, 25), (5, 7)),  # odd sides are rounded up, on the shortcut as on the branch
+        ("resnet18", (3, 32, 32), (32, 32), (4, 4)),  # small images: the stem keeps their size
+        ("resnet18", (3, 96, 160), (24, 40), (3, 5)),  # large ones: the paper's stem divides by four
+        ("resnet50", (1, 40, 24), (40, 24), (5, 3)),
+    ],
+)
+def test_features(name: str, shape: tuple[int, ...], finest: tuple[int, ...], coarsest: tuple[int, ...]) -> None:
+    spec = images_of(*shape)
+    model = network(name, spec)
+    found = model(some_images(spec, 2))
+    assert found.pooled.shape == (2, model.width)
+    assert found.maps[0].shape[2:] == finest
+    assert found.maps[-1].shape[2:] == coarsest
+    torch.testing.assert_close(found.maps[-1].mean((2, 3)), found.pooled)
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("resnet", 8), ("resnet18", 8), ("resnet50", 8)])
+def test_images_below_the_total_stride_are_refused_with_a_way_out(name: str, smallest: int) -> None:
+    model = network(name, images_of(1, smallest, smallest))
+    assert model(some_images(images_of(1, smallest, smallest), 2)).pooled.isfinite().all()
+    with pytest.raises(ConfigError, match=r"'photo' are 9x7 pixels.*divides each side by 8.*prepare\.image_size=8"):
+        network(name, images_of(1, 7, 9))
+    fewer = network(name, images_of(1, 7, 9), depths=(1, 1), widths=(32, 64))  # what the message proposes
+    assert fewer(some_images(images_of(1, 7, 9), 2)).pooled.shape[0] == 2
+
+
+def test_other_data_and_bad_options_are_refused() -> None:
+    spec = images_of(1, 28, 28)
+    table = DataSpec(inputs=(Field(name="size", kind="number"), *spec.inputs))
+    assert "'size' (number), 'photo' (image)" in str(resnet.accepts(table))
+    assert resnet.accepts(spec) is None
+    with pytest.raises(ConfigError, match="one image column"):
+        resnet.build(resnet.Config(), table)
+    with pytest.raises(ConfigError, match="same number of stages"):
+        resnet.build(resnet.Config(depths=(1, 1), widths=(8,)), spec)
+    for options in ({"depths": (0, 1, 1)}, {"widths": (8, -1, 8)}, {"stem_width": 0}, {"first_stride": 0}):
+        with pytest.raises(ConfigError, match=f"model.{next(iter(options))}"):
+            resnet.build(resnet.Config(**options), spec)
+
+
+def test_pixels_are_normalised_inside() -> None:
+    spec = images_of(3, 16, 16)
+    model = network("resnet", spec)
+    mean = torch.full((1, 3, 16, 16), 120, dtype=torch.uint8)
+    assert model.normalize(mean).abs().max() == 0
+    assert model.normalize(mean + 60).unique().tolist() == [1.0]
+    batch = some_images(spec, 4)
+    as_float = {KEY: batch[KEY].float()}
+    torch.testing.assert_close(model.eval()(batch).pooled, model(as_float).pooled)
+    assert not any("normalize" in key for key in model.state_dict())  # rebuilt from the spec, not stored
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet34"])
+def test_a_signal_keeps_its_size_through_the_depth(name: str) -> None:
+    spec = images_of(3, 32, 32)
+    for map_ in network(name, spec)(some_images(spec, 16)).maps:
+        assert 0.3 < map_.std() < 3
+
+
+def test_blocks_begin_as_the_identity() -> None:
+    spec = images_of(1, 28, 28)
+    model = network("resnet", spec, depths=(3, 1, 1))
+    batch = some_images(spec, 4)
+    before = model.stages[0][0](model.stem(model.normalize(batch[KEY])))
+    assert torch.equal(model(batch).maps[0], before)  # the second and third block change nothing yet
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet18", "resnet50"])
+def test_a_gradient_reaches_every_parameter(name: str) -> None:
+    spec = images_of(3, 32, 32)
+    model = network(name, spec, identity_start=False)
+    objective = supervised.build(supervised.Config(), spec, model)
+    objective.losses(some_images(spec, 4)).total.backward()
+    silent = [n for n, p in objective.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet50"])
+def test_an_image_is_judged_alone(name: str) -> None:
+    spec = images_of(1, 28, 28)
+    model = network(name, spec).eval()
+    batch = {KEY: some_images(spec, 5)[KEY]}
+    with torch.no_grad():
+        whole = model(batch).pooled
+        backwards = model({KEY: batch[KEY].flip(0)}).pooled.flip(0)
+        alone = torch.cat([model({KEY: image[None]}).pooled for image in batch[KEY]])  # batches of one
+    torch.testing.assert_close(whole, backwards, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet18"])
+def test_compiles_as_one_graph_and_exports(name: str) -> None:
+    spec = images_of(1, 28, 28)
+    model = network(name, spec).eval()
+    batch = {KEY: some_images(spec, 3)[KEY]}
+    with torch.no_grad():
+        expected = model(batch).pooled
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(batch).pooled
+    torch.testing.assert_close(compiled, expected)
+
+    class Pooled(nn.Module):  # the features are a dataclass, which an exported graph cannot give out
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.model(batch).pooled
+
+    shapes = ({KEY: {0: torch.export.Dim("batch")}},)
+    exported = torch.export.export(Pooled(), (batch,), dynamic_shapes=shapes).module()
+    five = {KEY: some_images(spec, 5)[KEY]}
+    with torch.no_grad():
+        torch.testing.assert_close(exported(five), model(five).pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_layout_changes_nothing_but_speed() -> None:
+    spec = images_of(1, 28, 28)
+    model = network("resnet", spec).eval()
+    batch = some_images(spec, 4)
+    with torch.no_grad():
+        expected = model(batch).pooled
+        last = model.to(memory_format=torch.channels_last)(batch)
+    assert last.maps[0].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last.pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet18"])
+def test_learns_one_batch_by_heart(name: str) -> None:
+    spec = images_of(1, 16, 16)
+    options = {"widths": (16, 16, 16, 16)} if name == "resnet18" else {}
+    objective = supervised.build(supervised.Config(), spec, network(name, spec, **options))
+    batch = some_images(spec, 24)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05, momentum=0.9)
+    first = objective.losses(batch).total.item()
+    for _ in range(40):
+        optimizer.zero_grad()
+        objective.losses(batch).total.backward()
+        optimizer.step()
+    assert first > 0.8
+    assert objective.losses(batch).total.item() < 0.05
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet18", "resnet50"])
+@pytest.mark.parametrize("rows", [0, 200, 9_000, 60_000, 2_000_000])
+def test_the_recipe_holds_only_options_that_exist(name: str, rows: int) -> None:
+    spec = images_of(1, 28, 28, rows)
+    recipe = resnet.recipe(catalog.find("models", name).config, spec)
+    rooms = {"engine": Plan, "objective": supervised.Config, "augment": AugmentConfig}
+    assert set(recipe) <= set(rooms)
+    built = {room: build_config(rooms[room], options, room) for room, options in recipe.items()}
+    assert built["engine"].epochs >= 1
+
+
+def test_the_recipe_passes_less_often_over_more_rows() -> None:
+    epochs = [
+        resnet.recipe(resnet.Config(), images_of(1, 28, 28, rows))["engine"]["epochs"]
+        for rows in (200, 9_000, 54_000, 10**6)
+    ]
+    assert epochs == sorted(epochs, reverse=True)
+    assert epochs[0] > epochs[-1]
