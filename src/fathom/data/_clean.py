@@ -1,0 +1,100 @@
+"""From whatever a reader made to the few types that later steps know."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from fathom.data import _forms
+
+WORDS = ("na", "n/a", "#n/a", "nan", "null", "<na>", "nat", "?")
+MISSING = sorted({"", "NaN", "NaT", *(write(word) for word in WORDS for write in (str.lower, str.upper, str.title))})
+BLANKS = (" ", "\t", "\r", "\n", "\u00a0")
+
+
+def clean(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Return the frame with stripped text, nulls for what is missing and plain types, and what there is to say.
+
+    Left are Boolean, integers up to Int64, Float64, String, Datetime("us") without a time zone, Binary, and of
+    structs only an image's {bytes, path}. Columns that nothing can be learned from (lists, objects) are left out,
+    which is said.
+    """
+    frame = _flat(frame)
+    odd = {name: dtype for name, dtype in frame.schema.items() if _is_odd(dtype)}
+    notes = [
+        f"Column '{name}' holds {_words(dtype)}, which cannot be learned from; it is left out."
+        for name, dtype in odd.items()
+    ]
+    frame = frame.drop(list(odd))
+    plain = {name: _plain(name, dtype) for name, dtype in frame.schema.items()}
+    frame = frame.with_columns(change for change in plain.values() if change is not None)
+    broken = [s for s in frame.select(pl.selectors.float()).get_columns() if not s.is_finite().all()]
+    frame = frame.with_columns(_forms.finite(s) for s in broken)
+    return clean_text(frame), notes
+
+
+def clean_text(frame: pl.DataFrame) -> pl.DataFrame:
+    """Strip texts and turn words for "missing" into nulls, in those columns that have any: asking is cheaper."""
+    texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+    if not texts or not len(frame):
+        return frame
+    edges = [pl.col(texts).str.starts_with(b).any() | pl.col(texts).str.ends_with(b).any() for b in BLANKS]
+    padded = {name for edge in edges for name, some in frame.select(edge).row(0, named=True).items() if some}
+    frame = frame.with_columns(pl.col(name).str.strip_chars() for name in padded)
+    gaps = [name for name, some in frame.select(pl.col(texts).is_in(MISSING).any()).row(0, named=True).items() if some]
+    return frame.with_columns(pl.when(~pl.col(name).is_in(MISSING)).then(pl.col(name)) for name in gaps)
+
+
+def is_image(dtype: pl.DataType) -> bool:
+    """Whether a column follows the Hugging Face convention for images: a struct of bytes and path."""
+    return isinstance(dtype, pl.Struct) and {field.name for field in dtype.fields} == {"bytes", "path"}
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame with the members of structs as columns `a.b`, and embedded images as bytes."""
+    while nested := [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Struct)]:
+        columns = []
+        for column in frame.get_columns():
+            if column.name not in nested:
+                columns.append(column)
+            elif is_image(column.dtype):
+                columns.append(_image(column))
+            else:
+                members = column.struct.unnest().get_columns()
+                columns += [m.alias(f"{column.name}.{m.name}") for m in members]
+        taken: dict[str, int] = {}
+        for place, column in enumerate(columns):
+            taken[column.name] = taken.get(column.name, 0) + 1
+            if taken[column.name] > 1:
+                columns[place] = column.alias(f"{column.name}_{taken[column.name]}")
+        frame = pl.DataFrame(columns)
+    return frame
+
+
+def _image(column: pl.Series) -> pl.Series:
+    """Return the bytes of embedded images, or their paths where there are no bytes."""
+    data = column.struct.field("bytes")
+    return (data if data.null_count() < len(data) else column.struct.field("path")).alias(column.name)
+
+
+def _is_odd(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, (pl.List, pl.Array)) or dtype == pl.Object
+
+
+def _words(dtype: pl.DataType) -> str:
+    return "lists" if isinstance(dtype, (pl.List, pl.Array)) else "Python objects"
+
+
+def _plain(name: str, dtype: pl.DataType) -> pl.Expr | None:
+    """How a column of a rarer type becomes one of the few, or None if it is one of them already."""
+    column = pl.col(name)
+    if isinstance(dtype, pl.Datetime):
+        return column.dt.replace_time_zone(None).cast(pl.Datetime("us")) if dtype != pl.Datetime("us") else None
+    if dtype == pl.Date:
+        return column.cast(pl.Datetime("us"))
+    if dtype == pl.Duration:
+        return column.dt.total_microseconds() / 1e6
+    if dtype.is_decimal() or (dtype.is_float() and dtype != pl.Float64) or dtype in (pl.Int128, pl.UInt64):
+        return column.cast(pl.Float64)
+    if isinstance(dtype, (pl.Categorical, pl.Enum)) or dtype in (pl.Null, pl.Time):
+        return column.cast(pl.String)
+    return None

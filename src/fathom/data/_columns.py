@@ -1,0 +1,155 @@
+"""What each column of a table is, and why: its kind is inferred, shown to the user, and can be overruled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+
+from fathom.core.errors import ConfigError, DataError, did_you_mean
+from fathom.data import _kinds
+from fathom.data._kinds import KINDS, ColumnKind
+
+COUNTED = 100_000  # rows up to which distinct values are counted, not estimated
+UNUSED = ("identifier", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column as it was understood.
+
+    Attributes:
+        kind: identifiers and constants are not learned from.
+        why: the reason for the kind, a clause for the user.
+        missing: cells that are empty.
+        distinct: different values; of tables beyond `COUNTED` rows an estimate.
+        examples: up to three values.
+        format: of numbers in text the decimal sign, of dates in text how they are written (strftime's letters).
+    """
+
+    name: str
+    kind: ColumnKind
+    why: str
+    missing: int = 0
+    distinct: int = 0
+    examples: tuple[str, ...] = ()
+    format: str = ""
+
+
+def infer(
+    frame: pl.DataFrame,
+    targets: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> tuple[Column, ...]:
+    """Return what each column of the frame is, in order.
+
+    Args:
+        frame: a cleaned table, as `read` returns it.
+        targets: the columns to predict: never identifiers; whole numbers of few values are classes.
+        kinds: column name -> kind, overruling what would be inferred.
+        folder: where relative image paths start.
+
+    Raises:
+        ConfigError: `kinds` names a kind that does not exist.
+        DataError: a name in `targets` or `kinds` is not a column; a target has no value, only one, or one for
+            each row.
+    """
+    kinds = kinds or {}
+    _check_names(frame, targets, kinds)
+    counts = _distinct(frame)
+    columns = []
+    for series in frame.get_columns():
+        name, distinct = series.name, counts[series.name]
+        if name in targets:
+            _check_target(series, distinct)
+        if name in kinds:
+            verdict = _kinds.overruled(series, cast(ColumnKind, kinds[name]))
+        elif name in targets:
+            verdict = _kinds.of_target(series, distinct)
+            _check_classes(series, distinct, verdict.kind)
+        else:
+            verdict = _kinds.of_input(series, distinct, folder)
+        columns.append(
+            Column(
+                name=name,
+                kind=verdict.kind,
+                why=verdict.why,
+                missing=series.null_count(),
+                distinct=distinct,
+                examples=_examples(series),
+                format=verdict.format,
+            )
+        )
+    return _keep_something(columns, frame, {*targets, *kinds})
+
+
+def _check_names(frame: pl.DataFrame, targets: Sequence[str], kinds: Mapping[str, str]) -> None:
+    for name in (*targets, *kinds):
+        if name not in frame.columns:
+            raise DataError(f"There is no column '{name}'.{did_you_mean(name, frame.columns)}")
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise ConfigError(f"Column '{name}' cannot be of kind '{kind}'.{did_you_mean(kind, KINDS)}")
+
+
+def _check_target(series: pl.Series, distinct: int) -> None:
+    if series.null_count() == len(series):
+        raise DataError(
+            f"Target '{series.name}' has no value in any of the {len(series):,} rows; there is nothing to learn."
+        )
+    if distinct == 1:
+        only = series.drop_nulls()[0]
+        raise DataError(
+            f"Target '{series.name}' is {only!r} in every row; two different values are needed to learn from."
+        )
+
+
+def _check_classes(series: pl.Series, distinct: int, kind: str) -> None:
+    known = len(series) - series.null_count()
+    if kind == "category" and distinct > _kinds.FEW and 2 * distinct > known:
+        raise DataError(
+            f"Target '{series.name}' has {distinct:,} different values in {known:,} rows, too many to be classes; "
+            "choose another target."
+        )
+
+
+def _distinct(frame: pl.DataFrame) -> dict[str, int]:
+    """Count the different values of each column, missing ones aside; estimate them where there are many rows."""
+    simple = [s.name for s in frame.get_columns() if s.dtype != pl.Binary and not s.dtype.is_nested()]
+    few = len(frame) <= COUNTED
+    counts = {s.name: s.head(1000).n_unique() for s in frame.get_columns() if s.dtype == pl.Binary}
+    counts |= {s.name: len(s) for s in frame.get_columns() if s.dtype.is_nested()}
+    if simple:
+        column = pl.col(simple)
+        counts |= frame.select(column.n_unique() if few else column.approx_n_unique()).row(0, named=True)
+    return {name: max(0, count - bool(frame[name].null_count())) for name, count in counts.items()}
+
+
+def _examples(series: pl.Series) -> tuple[str, ...]:
+    known = series.head(1000).drop_nulls()
+    if series.dtype == pl.Binary:
+        return tuple(f"{len(value):,} bytes" for value in known.head(3))
+    if series.dtype.is_nested():
+        return ()
+    values = known.unique(maintain_order=True).head(3)
+    return tuple(text if len(text) <= 40 else text[:39] + "…" for text in (_shown(value) for value in values))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("\n", " ")
+
+
+def _keep_something(columns: list[Column], frame: pl.DataFrame, decided: set[str]) -> tuple[Column, ...]:
+    """Where row numbers are all there is to learn from, learn from them."""
+    inputs = [c for c in columns if c.name not in decided]
+    if any(c.kind not in UNUSED for c in columns if c in inputs) or len(decided) == len(columns):
+        return tuple(columns)
+    numbers = {c.name for c in inputs if c.kind == "identifier" and frame.schema[c.name].is_numeric()}
+    why = "nothing else can be learned from"
+    return tuple(replace(c, kind="number", why=why) if c.name in numbers else c for c in columns)

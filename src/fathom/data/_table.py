@@ -1,0 +1,49 @@
+"""A table as read: a polars frame, where it came from, and what was set aside on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A row or cell that could not be used, and why. Nothing is ever left out without one of these.
+
+    Attributes:
+        where: the file or table.
+        row: counted from 1: in a text file the line, elsewhere the row; None where the whole file is meant.
+        column: the column's name, or None where the whole row is meant.
+        reason: a clause such as "it has 5 fields instead of 4".
+    """
+
+    where: str
+    row: int | None
+    column: str | None
+    reason: str
+
+
+@dataclass
+class Table:
+    """What `read` returns.
+
+    Attributes:
+        frame: N rows; names are stripped and distinct, cells are stripped, words for "missing" are null, numbers
+            are finite.
+        origin: the path or a name for it, as messages show it.
+        folder: what the image paths in the frame are relative to, or None.
+        set_aside: broken rows.
+        target: the columns that are predicted unless the user says otherwise.
+        split: the column that says train, valid or test unless the user says otherwise.
+        notes: sentences for the user, such as "It is read as Windows-1252."
+    """
+
+    frame: pl.DataFrame
+    origin: str
+    folder: Path | None = None
+    set_aside: tuple[SetAside, ...] = field(default=())
+    target: tuple[str, ...] = ()
+    split: str | None = None
+    notes: tuple[str, ...] = ()
