@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fathom.core.types import Batch
@@ -14,7 +15,8 @@ class TensorStore:
     """Columns of tensors that share their first dimension, in memory or memory-mapped.
 
     Attributes:
-        columns: the keys of a batch, each [N, …].
+        columns: the keys of a batch, each [N, …]. Codes and tokens may be held as int32, half the memory; a batch has
+            them as int64, which every operation on indices takes.
     """
 
     columns: Batch
@@ -23,4 +25,5 @@ class TensorStore:
         return len(next(iter(self.columns.values())))
 
     def gather(self, index: Tensor) -> Batch:
-        return {key: column.index_select(0, index) for key, column in self.columns.items()}
+        batch = {key: column.index_select(0, index) for key, column in self.columns.items()}
+        return {key: column.long() if column.dtype == torch.int32 else column for key, column in batch.items()}

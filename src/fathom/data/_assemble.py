@@ -1,0 +1,179 @@
+"""Rows of a frame on their way to tensors: which are kept, and where each encoder writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from fathom.core.types import Field
+from fathom.data._store import TensorStore
+from fathom.data._table import SetAside
+from fathom.data._targets import TargetEncoder
+from fathom.data._tensors import Shapes, allocate
+from fathom.data.image import ImageEncoder
+from fathom.data.text import TextEncoder
+
+SLICE = 65_536  # rows written at once: their float64 values fit into the processor's cache
+
+
+class TableEncoder(Protocol):
+    """What number, category and date columns have in common."""
+
+    @property
+    def column(self) -> str: ...
+
+    @property
+    def fields(self) -> tuple[Field, ...]: ...
+
+    def encode(self, series: pl.Series, number: np.ndarray, category: np.ndarray) -> int:
+        """Write this column's part of both tensors, [N, its numbers] and [N, its categories].
+
+        Return how many values could not be understood."""
+        ...
+
+
+@dataclass
+class Prepared:
+    """Rows as tensors.
+
+    Attributes:
+        store: the tensors of a batch's keys.
+        rows: positions [N] in the given frame of the rows kept, rising.
+        set_aside: the other rows, counted from 1 in the given frame, each with its reason.
+        notes: what was done to values that the user may not expect, one sentence each.
+    """
+
+    store: TensorStore
+    rows: np.ndarray
+    set_aside: tuple[SetAside, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Assembly:
+    """A frame's rows being prepared: targets first and images next, for they decide which rows are kept."""
+
+    frame: pl.DataFrame
+    folder: Path | None = None
+    paths: bool = True
+    memory: float = 0.0
+    rows: np.ndarray = field(init=False)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    set_aside: list[SetAside] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows = np.arange(len(self.frame))
+
+    def column(self, name: str) -> pl.Series:
+        """Return the kept rows of a column."""
+        series = self.frame.get_column(name)
+        return series if len(self.rows) == len(series) else series.gather(self.rows)
+
+    def add_targets(self, encoders: Sequence[TargetEncoder]) -> None:
+        kept = np.ones(len(self.frame), dtype=bool)
+        found = []
+        for encoder in encoders:
+            series = self.frame.get_column(encoder.column)
+            values, gaps = encoder.encode(series)
+            found.append((encoder.output.target_key, values))
+            for row in np.flatnonzero(gaps & kept).tolist():
+                self._reject(row, encoder.column, encoder.reason(series[row]))
+            kept &= ~gaps
+        self.rows = np.flatnonzero(kept)
+        for key, values in found:
+            self.tensors[key] = torch.from_numpy(values[self.rows])
+
+    def add_images(self, encoders: Sequence[ImageEncoder]) -> None:
+        if not encoders:
+            return
+        self._allocate({e.output.key: ((len(self.rows), *e.output.shape), torch.uint8) for e in encoders})
+        kept = np.ones(len(self.rows), dtype=bool)
+        for encoder in encoders:
+            series = self.frame.get_column(encoder.column)
+            pixels = self.tensors[encoder.output.key].numpy()
+            for place, reason in encoder.encode(series, self.rows, pixels, self.folder, self.paths).items():
+                if kept[place]:
+                    self._reject(int(self.rows[place]), encoder.column, reason)
+                kept[place] = False
+        if not kept.all():
+            places = np.flatnonzero(kept)
+            self.tensors = {key: _compact(tensor, places) for key, tensor in self.tensors.items()}
+            self.rows = self.rows[places]
+
+    def add_table(self, encoders: Sequence[TableEncoder]) -> None:
+        """Write the tensors `number` and `category`, slice by slice."""
+        widths = [[sum(f.kind == kind for f in e.fields) for kind in ("number", "category")] for e in encoders]
+        ends = [(0, 0), *accumulate(widths, lambda a, b: (a[0] + b[0], a[1] + b[1]), initial=(0, 0))][1:]
+        numbers, categories = ends[-1]
+        self._allocate(
+            {
+                "number": ((len(self.rows), numbers), torch.float32),
+                "category": ((len(self.rows), categories), torch.int32),
+            }
+        )
+        number, category = self.tensors["number"].numpy(), self.tensors["category"].numpy()
+
+        def write(start: int) -> list[int]:
+            part = slice(start, start + SLICE)
+            return [
+                encoder.encode(self._slice(encoder.column, part), number[part, a:b], category[part, c:d])
+                for encoder, (a, c), (b, d) in zip(encoders, ends, ends[1:], strict=False)
+            ]
+
+        with ThreadPoolExecutor(threads()) as pool:
+            unknown = [sum(counts) for counts in zip(*pool.map(write, range(0, len(self.rows), SLICE)), strict=True)]
+        for encoder, count in zip(encoders, unknown, strict=False):
+            if count:
+                self.notes.append(
+                    f"Column '{encoder.column}': {count:,} values are not of the kind learned, and count as missing."
+                )
+        for key in ("number", "category"):
+            if self.tensors[key].shape[1] == 0:
+                del self.tensors[key]
+
+    def add_texts(self, encoders: Sequence[TextEncoder]) -> None:
+        self._allocate({e.output.key: ((len(self.rows), e.length), torch.int32) for e in encoders})
+        for encoder in encoders:
+            cut = encoder.encode(self.column(encoder.column), self.tensors[encoder.output.key].numpy())
+            if cut:
+                self.notes.append(f"Column '{encoder.column}': {cut:,} texts are cut at {encoder.length} tokens.")
+
+    def prepared(self) -> Prepared:
+        set_aside = tuple(sorted(self.set_aside, key=lambda one: one.row or 0))
+        return Prepared(TensorStore(self.tensors), self.rows, set_aside, tuple(self.notes))
+
+    def _slice(self, name: str, part: slice) -> pl.Series:
+        series = self.frame.get_column(name)
+        if len(self.rows) == len(series):
+            return series.slice(part.start, SLICE)
+        return series.gather(self.rows[part])
+
+    def _allocate(self, shapes: Shapes) -> None:
+        self.tensors.update(allocate(shapes, self.memory))
+
+    def _reject(self, row: int, column: str, reason: str) -> None:
+        self.set_aside.append(SetAside(where="the table", row=row + 1, column=column, reason=reason))
+
+
+def threads() -> int:
+    return min(4, os.cpu_count() or 1)
+
+
+def _compact(tensor: Tensor, places: np.ndarray) -> Tensor:
+    """Move the entries at rising `places` to the front, in the tensor's own memory, and return them."""
+    index = torch.from_numpy(places)
+    for start in range(0, len(index), SLICE):
+        some = index[start : start + SLICE]
+        tensor[start : start + len(some)] = tensor[some]
+    return tensor[: len(index)]

@@ -1,0 +1,70 @@
+"""Category and boolean columns: from labels to codes, 0 standing for missing and for labels not seen in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from fathom.core.types import UNKNOWN, Field
+from fathom.data._values import counts, labels, truths
+
+BOOLEAN = (UNKNOWN, "false", "true")
+
+
+def codes(text: pl.Series, classes: pl.Enum) -> np.ndarray:
+    """Return the position of each label in `classes` [N] (int32), -1 of those not among them."""
+    return text.cast(classes, strict=False).to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
+
+
+def check_classes(classes: Iterable[str]) -> None:
+    classes = tuple(classes)
+    if len(set(classes)) != len(classes):
+        raise ValueError("classes are distinct")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryEncoder:
+    """A category or boolean column: one category field.
+
+    Attributes:
+        classes: the first is `UNKNOWN`; a category's others stand most frequent first, a boolean's are "false", "true".
+        boolean: labels are read as truth values.
+    """
+
+    column: str
+    classes: tuple[str, ...]
+    boolean: bool = False
+
+    def __post_init__(self) -> None:
+        check_classes(self.classes)
+        if self.classes[:1] != (UNKNOWN,) or (self.boolean and self.classes != BOOLEAN):
+            raise ValueError(f"the first class of an input is {UNKNOWN}")
+
+    @classmethod
+    def fit(cls, name: str, series: pl.Series, boolean: bool, max_classes: int) -> CategoryEncoder:
+        """Learn the classes from all training rows. A boolean column in words of its own becomes a category."""
+        found = [label for label in counts(labels(series)) if label != UNKNOWN]
+        if boolean and truths(pl.Series(found, dtype=pl.String)).null_count() == 0:
+            return cls(column=name, classes=BOOLEAN, boolean=True)
+        return cls(column=name, classes=(UNKNOWN, *found[:max_classes]))
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return (Field(name=self.column, kind="category", source=self.column, classes=self.classes),)
+
+    @cached_property
+    def _known(self) -> pl.Enum:
+        return pl.Enum(self.classes[1:])
+
+    def encode(self, series: pl.Series, number: np.ndarray, category: np.ndarray) -> int:
+        """Write codes to `category` [N, 1]; return how many labels were not seen in training."""
+        if self.boolean:
+            found = truths(series).cast(pl.Int32).fill_null(-1).to_numpy()
+        else:
+            found = codes(labels(series), self._known)
+        category[:, 0] = found + 1
+        return int((found < 0).sum()) - series.null_count()

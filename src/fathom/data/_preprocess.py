@@ -1,0 +1,292 @@
+"""Preprocessing: learned from the training rows, kept with the model, the same at training and at serving.
+
+    Preprocess.fit          training rows -> what was learned, and their tensors
+    Preprocess.transform    other rows -> their tensors
+    Preprocess.save, load   plain JSON files
+
+Rows are taken in slices, each written straight to its place in the tensors, so that nothing is held twice; tensors
+that outgrow the memory lie in mapped files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from fathom.core.errors import ArtifactError, DataError, did_you_mean
+from fathom.core.files import write_bytes, write_text
+from fathom.core.types import DataSpec, Field
+from fathom.data._assemble import Assembly, Prepared, TableEncoder, threads
+from fathom.data._categories import CategoryEncoder
+from fathom.data._columns import Column
+from fathom.data._dates import DateEncoder
+from fathom.data._numbers import NumberEncoder
+from fathom.data._prepare import PrepareConfig
+from fathom.data._targets import TargetEncoder
+from fathom.data.image import ImageEncoder
+from fathom.data.text import TextEncoder
+
+VERSION = 1
+FILE = "preprocess.json"
+MOST_BYTES = 256_000_000  # of one file of a saved preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """What was learned of each column from training rows: one encoder a column.
+
+    Attributes:
+        rows: how many training rows were kept.
+        columns: the user's columns, as they were understood.
+    """
+
+    version: int
+    rows: int
+    memory: float
+    columns: tuple[Column, ...]
+    numbers: tuple[NumberEncoder, ...] = ()
+    categories: tuple[CategoryEncoder, ...] = ()
+    dates: tuple[DateEncoder, ...] = ()
+    texts: tuple[TextEncoder, ...] = ()
+    images: tuple[ImageEncoder, ...] = ()
+    outcomes: tuple[TargetEncoder, ...] = ()
+
+    @classmethod
+    def fit(
+        cls,
+        frame: pl.DataFrame,
+        columns: Sequence[Column],
+        targets: Sequence[str] = (),
+        *,
+        folder: Path | None = None,
+        config: PrepareConfig | None = None,
+        seed: int = 0,
+    ) -> tuple[Preprocess, Prepared]:
+        """Learn from these rows only, and prepare them.
+
+        Args:
+            frame: the training rows.
+            columns: the kind of each column; identifiers and constants are left out.
+            targets: names of the columns to predict.
+            folder: where relative paths of images start.
+            config: see `PrepareConfig`.
+            seed: draws the sample that medians, quantiles, tokens and sizes are learned from.
+
+        Raises:
+            DataError: there is nothing to learn from, or most rows had to be set aside.
+        """
+        config = config or PrepareConfig()
+        kinds = {column.name: column for column in columns}
+        _require(frame, [*kinds, *targets])
+        if len(frame) == 0:
+            raise DataError("There is no row to learn from; the table is empty.")
+        outcomes = tuple(
+            TargetEncoder.fit(name, kinds[name].kind, frame.get_column(name), kinds[name].format) for name in targets
+        )
+        draft = cls(version=VERSION, rows=0, memory=config.memory, columns=tuple(columns), outcomes=outcomes)
+        work = Assembly(frame, folder, memory=config.memory)
+        work.add_targets(outcomes)
+        draft = replace(
+            draft,
+            images=tuple(
+                ImageEncoder.fit(
+                    c.name,
+                    frame.get_column(c.name),
+                    work.rows[_drawn(len(work.rows), config.sample, seed)],
+                    folder,
+                    config.image_size,
+                    config.image_colour,
+                    config.image_fit,
+                )
+                for c in draft._inputs("image")
+            ),
+        )
+        work.add_images(draft.images)
+        if len(work.rows) < len(frame) / 2:
+            raise DataError(
+                f"Most rows ({len(work.set_aside)} of {len(frame)}) cannot be learned from; the first: row "
+                f"{work.set_aside[0].row}: {work.set_aside[0].reason}."
+            )
+        draft = draft._learn(work, config, seed)
+        if not draft.spec.inputs:
+            raise DataError("No column is left to learn from: all are targets, identifiers or constants.")
+        work.add_table(draft.table)
+        work.add_texts(draft.texts)
+        return draft._measured(work), work.prepared()
+
+    def transform(
+        self, frame: pl.DataFrame, *, folder: Path | None = None, with_targets: bool = False, paths: bool = True
+    ) -> Prepared:
+        """Prepare other rows in the same way; columns may stand in any order, others may stand beside them.
+
+        Args:
+            folder: where relative paths of images start.
+            with_targets: also prepare the targets, and set aside the rows that have none.
+            paths: whether images may be given as paths. Not in a server: a path may name any file.
+
+        Raises:
+            DataError: columns are missing; the message names them.
+        """
+        _require(frame, self.inputs)
+        if with_targets:
+            _require(frame, self.targets)
+        work = Assembly(frame, folder, paths, self.memory)
+        if with_targets:
+            work.add_targets(self.outcomes)
+        work.add_images(self.images)
+        work.add_table(self.table)
+        work.add_texts(self.texts)
+        return work.prepared()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(encoder.column for encoder in self.outcomes)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that rows to predict for must have."""
+        every = (self.numbers, self.categories, self.dates, self.texts, self.images)
+        return tuple(encoder.column for encoders in every for encoder in encoders)
+
+    @cached_property
+    def table(self) -> tuple[TableEncoder, ...]:
+        """The encoders of number and category tensors, in the order of the user's columns."""
+        place = {column.name: index for index, column in enumerate(self.columns)}
+        found: tuple[TableEncoder, ...] = (*self.numbers, *self.categories, *self.dates)
+        return tuple(sorted(found, key=lambda encoder: place[encoder.column]))
+
+    @cached_property
+    def spec(self) -> DataSpec:
+        fields = [f for encoder in self.table for f in encoder.fields]
+        fields += [encoder.output for encoder in self.texts] + [encoder.output for encoder in self.images]
+        return DataSpec(
+            inputs=_distinct(fields), targets=tuple(encoder.output for encoder in self.outcomes), rows=self.rows
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `preprocess.json` and a `tokenizer-N.json` for each text column."""
+        for index, encoder in enumerate(self.texts):
+            write_text(folder / _tokenizer_file(index), encoder.tokenizer)
+        named = tuple(replace(encoder, tokenizer=_tokenizer_file(i)) for i, encoder in enumerate(self.texts))
+        write_bytes(folder / FILE, msgspec.json.format(msgspec.json.encode(replace(self, texts=named)), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Preprocess:
+        """Read what `save` wrote. Nothing in the files is run.
+
+        Raises:
+            ArtifactError: a file is missing, damaged or of another version.
+        """
+        path = folder / FILE
+        try:
+            found = msgspec.json.decode(_read(path), type=cls)
+            if found.version != VERSION:
+                raise ValueError(f"it is of version {found.version}, this Fathom reads version {VERSION}")
+            texts = []
+            for index, encoder in enumerate(found.texts):
+                path = folder / _tokenizer_file(index)
+                texts.append(replace(encoder, tokenizer=_read(path).decode("utf-8")))
+            path = folder / FILE
+            return replace(found, texts=tuple(texts))._checked()
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"'{path}' is damaged: {error}.") from None
+
+    def _inputs(self, *kinds: str) -> list[Column]:
+        return [c for c in self.columns if c.kind in kinds and c.name not in self.targets]
+
+    def _learn(self, work: Assembly, config: PrepareConfig, seed: int) -> Preprocess:
+        """Return this with the encoders of numbers, categories, dates and texts, learned from the rows kept."""
+        sample = _drawn(len(work.rows), config.sample, seed)
+
+        def learn(column: Column) -> Any:
+            series = work.column(column.name)
+            if column.kind == "number":
+                return NumberEncoder.fit(column.name, series, sample, config.numbers, column.format)
+            if column.kind == "datetime":
+                return DateEncoder.fit(column.name, series, sample, column.format)
+            return CategoryEncoder.fit(column.name, series, column.kind == "boolean", config.max_classes)
+
+        with ThreadPoolExecutor(threads()) as pool:
+            found = list(pool.map(learn, self._inputs("number", "datetime", "category", "boolean")))
+        texts = tuple(
+            TextEncoder.fit(
+                c.name, work.column(c.name), sample, config.vocabulary, config.text_case, config.text_length
+            )
+            for c in self._inputs("text")
+        )
+        return replace(
+            self,
+            numbers=tuple(e for e in found if isinstance(e, NumberEncoder)),
+            categories=tuple(e for e in found if isinstance(e, CategoryEncoder)),
+            dates=tuple(e for e in found if isinstance(e, DateEncoder)),
+            texts=texts,
+        )
+
+    def _measured(self, work: Assembly) -> Preprocess:
+        """Return this with the statistics that are taken from finished tensors."""
+        return replace(
+            self,
+            rows=len(work.rows),
+            outcomes=tuple(e.measured(work.tensors[e.output.target_key].numpy()) for e in self.outcomes),
+            texts=tuple(e.measured(work.tensors[e.output.key].numpy()) for e in self.texts),
+            images=tuple(e.measured(work.tensors[e.output.key].numpy()) for e in self.images),
+        )
+
+    def _checked(self) -> Preprocess:
+        """Return this, if its parts agree with one another; else a ValueError says what does not."""
+        known = {column.name for column in self.columns}
+        used = [*self.inputs, *self.targets]
+        if len(set(used)) != len(used) or not known.issuperset(used):
+            raise ValueError("a column has no description, or two encoders")
+        self.spec  # noqa: B018  (builds every field: tokenizers are checked here)
+        return self
+
+
+def _require(frame: pl.DataFrame, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        listed = ", ".join(f"'{name}'" for name in missing[:12]) + (", …" if len(missing) > 12 else "")
+        hint = did_you_mean(missing[0], frame.columns)
+        plural = "columns" if len(missing) > 1 else "column"
+        raise DataError(f"The table lacks the {plural} {listed}, which the model needs.{hint}")
+
+
+def _drawn(rows: int, most: int, seed: int) -> np.ndarray:
+    """Return rising positions of at most `most` rows."""
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def _distinct(fields: Sequence[Field]) -> tuple[Field, ...]:
+    """Return the fields; a derived one (`when.month`) that is named like a column of the user's gets a mark."""
+    taken = {f.name for f in fields if f.name == f.source}
+    result = []
+    for one in fields:
+        name = one.name
+        while one.name != one.source and name in taken:
+            name += "'"
+        taken.add(name)
+        result.append(replace(one, name=name))
+    return tuple(result)
+
+
+def _tokenizer_file(index: int) -> str:
+    return f"tokenizer-{index}.json"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ArtifactError(f"'{path}' has {path.stat().st_size:,} bytes; the most is {MOST_BYTES:,}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"'{path}' cannot be read: {error.strerror}.") from None

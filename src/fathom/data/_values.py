@@ -1,0 +1,80 @@
+"""A column's cells as values of its kind, however they are stored: the same at training and at serving.
+
+What cannot be read as the kind is null.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from fathom.data import _forms
+
+TRUTH = dict.fromkeys(_forms.TRUE, True) | dict.fromkeys(_forms.FALSE, False)
+
+
+def numbers(series: pl.Series, format: str = "") -> pl.Series:
+    """Return Float64, finite where it stood in text; `format` is the decimal sign of text."""
+    if _is_text(series):
+        return _forms.numbers(_text(series), format or ".")
+    if series.dtype == pl.Duration:
+        return series.dt.total_microseconds().cast(pl.Float64) / 1e6
+    if series.dtype.is_numeric() or series.dtype == pl.Boolean:
+        return series.cast(pl.Float64)
+    return _nothing(series, pl.Float64)
+
+
+def truths(series: pl.Series) -> pl.Series:
+    """Return Boolean."""
+    if series.dtype == pl.Boolean:
+        return series
+    return labels(series).str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.Boolean)
+
+
+def moments(series: pl.Series, format: str = "") -> pl.Series:
+    """Return Datetime in microseconds, as the clock on the wall shows it; `format` is how text is written."""
+    if _is_text(series):
+        return _forms.dates(_text(series), format or _forms.ISO[0])
+    if isinstance(series.dtype, pl.Datetime):
+        return series.dt.replace_time_zone(None).cast(pl.Datetime("us"))
+    if series.dtype == pl.Date:
+        return series.cast(pl.Datetime("us"))
+    if format and series.dtype.is_integer():  # 20240131
+        return _forms.dates(series.cast(pl.String), format)
+    return _nothing(series, pl.Datetime("us"))
+
+
+def labels(series: pl.Series) -> pl.Series:
+    """Return String, the same however a value is stored: 3, 3.0 and "3" are "3", true is "true"."""
+    if _is_text(series):
+        return _text(series)
+    if series.dtype.is_float():
+        column = pl.col("x")
+        whole = (column.floor() == column) & (column.abs() < 2**53)
+        without_point = column.cast(pl.Int64, strict=False).cast(pl.String)
+        written = pl.when(whole).then(without_point).otherwise(column.cast(pl.String))
+        return series.alias("x").to_frame().select(pl.when(column.is_not_nan()).then(written)).to_series()
+    if series.dtype.is_nested() or series.dtype == pl.Binary:
+        return _nothing(series, pl.String)
+    return series.cast(pl.String, strict=False)
+
+
+def counts(text: pl.Series) -> dict[str, int]:
+    """Return how often each label occurs, most frequent first, equals in order of the alphabet."""
+    table = text.alias("label").drop_nulls().value_counts(name="rows")
+    table = table.sort("rows", "label", descending=[True, False])
+    return dict(zip(table.get_column("label"), table.get_column("rows"), strict=True))
+
+
+def _is_text(series: pl.Series) -> bool:
+    return series.dtype in (pl.String, pl.Object) or isinstance(series.dtype, (pl.Categorical, pl.Enum))
+
+
+def _text(series: pl.Series) -> pl.Series:
+    """Return String under a name that polars does not take for a pattern."""
+    if series.dtype == pl.Object:
+        return pl.Series("x", [None if value is None else str(value) for value in series], dtype=pl.String)
+    return series.cast(pl.String).alias("x")
+
+
+def _nothing(series: pl.Series, dtype: pl.DataType | type[pl.DataType]) -> pl.Series:
+    return pl.Series("x", [None] * len(series), dtype=dtype)

@@ -1,0 +1,191 @@
+"""Text columns: a byte-pair tokenizer learned from the training rows, and texts as rows of tokens.
+
+Byte-pair encoding: Sennrich, Haddow and Birch, "Neural machine translation of rare words with subword units", 2016;
+over bytes, so that no character is unknown: Radford et al., "Language models are unsupervised multitask learners",
+2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from fathom.core.types import END, PAD, SPECIAL_TOKENS, START, Field
+from fathom.data._values import labels
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from tokenizers.models import Model
+
+CAP = 512  # tokens kept of a text unless the user says otherwise
+PROBE = 10_000  # texts measured to choose the length
+LEARNED = 50_000_000  # characters a tokenizer learns from
+LONGEST_TOKEN = 24  # characters; longer runs (rules of dashes, encoded files) would waste the vocabulary
+PER_TOKEN = LONGEST_TOKEN  # characters beyond length · PER_TOKEN cannot matter
+CHUNK = 4096  # texts encoded at once
+LARGEST_VOCABULARY = 1_000_000
+
+
+class _Model(msgspec.Struct):
+    type: Literal["BPE"]
+    vocab: dict[str, int]
+    merges: list[tuple[str, str]]
+
+
+class _File(msgspec.Struct):
+    model: _Model
+
+
+def texts(series: pl.Series, longest: int) -> list[str]:
+    """Return each value as text of at most `longest` characters; missing ones are empty."""
+    if series.dtype != pl.String:
+        series = labels(series)
+    return series.fill_null("").str.slice(0, longest).to_list()
+
+
+def learn_tokenizer(sample: list[str], vocabulary: int, case: str) -> str:
+    """Return a tokenizer learned from `sample`, as the JSON of a `tokenizer.json`.
+
+    The same texts give the same tokenizer, however many threads count them.
+    """
+    from tokenizers import models, pre_tokenizers, trainers
+
+    tokenizer = _tokenizer(models.BPE(), case)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        max_token_length=LONGEST_TOKEN,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_within(sample, LEARNED), trainer, length=len(sample))
+    return tokenizer.to_str()
+
+
+def _within(sample: list[str], characters: int) -> Iterator[str]:
+    for text in sample:
+        characters -= len(text)
+        if characters < 0:
+            return
+        yield text
+
+
+def _tokenizer(model: Model, case: str) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(model)
+    steps = [normalizers.NFC(), *([normalizers.Lowercase()] if case == "lower" else [])]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoder:
+    """A text column: rows of tokens, START … END, then padding; longer texts lose their end.
+
+    START and END stand in every row, so that no row is empty.
+
+    Attributes:
+        tokenizer: the contents of its `tokenizer.json`.
+        length: T, tokens in a row, START and END included.
+        frequencies: share of training rows that hold each token.
+    """
+
+    column: str
+    case: Literal["lower", "keep"]
+    length: int
+    tokenizer: str
+    frequencies: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.length <= 65_536 or not all(map(math.isfinite, self.frequencies)):
+            raise ValueError("a text has 2 to 65536 tokens and finite frequencies")
+
+    @classmethod
+    def fit(
+        cls,
+        name: str,
+        series: pl.Series,
+        sample: np.ndarray,
+        vocabulary: int,
+        case: Literal["lower", "keep"],
+        length: int,
+    ) -> TextEncoder:
+        """Learn the tokenizer, and the length unless it is given, from the training rows at `sample`."""
+        drawn = texts(series.gather(sample), (length or CAP) * PER_TOKEN)
+        encoder = cls(column=name, case=case, length=length or CAP, tokenizer=learn_tokenizer(drawn, vocabulary, case))
+        if length:
+            return encoder
+        probe = drawn if len(drawn) <= PROBE else drawn[:: math.ceil(len(drawn) / PROBE)]
+        sizes = [len(e.ids) + 2 for e in encoder.trained.encode_batch_fast(probe, add_special_tokens=False)]
+        enough = math.ceil(np.quantile(sizes, 0.99, method="higher") / 8) * 8
+        return replace(encoder, length=min(CAP, enough))
+
+    @cached_property
+    def trained(self) -> Tokenizer:
+        """The tokenizer, built anew from nothing but the vocabulary and merges of its file, which are checked.
+
+        Raises:
+            ValueError: the file is not a byte-pair tokenizer of ours.
+        """
+        from tokenizers import models
+
+        try:
+            model = msgspec.json.decode(self.tokenizer, type=_File).model
+        except msgspec.DecodeError as error:
+            raise ValueError(f"its tokenizer is not one of byte pairs: {error}") from None
+        vocab = model.vocab
+        if len(vocab) > LARGEST_VOCABULARY or sorted(vocab.values()) != list(range(len(vocab))):
+            raise ValueError("its tokenizer's tokens are not numbered from 0 without a gap")
+        if tuple(sorted(vocab, key=vocab.__getitem__)[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
+            raise ValueError(f"its tokenizer's first tokens are not {', '.join(SPECIAL_TOKENS)}")
+        if any(a not in vocab or b not in vocab or a + b not in vocab for a, b in model.merges):
+            raise ValueError("its tokenizer merges tokens that are not in its vocabulary")
+        return _tokenizer(models.BPE(vocab=vocab, merges=model.merges), self.case)
+
+    @property
+    def output(self) -> Field:
+        return Field(
+            name=self.column,
+            kind="text",
+            source=self.column,
+            shape=(self.length,),
+            vocabulary=self.trained.get_vocab_size(),
+            frequencies=self.frequencies,
+        )
+
+    def encode(self, series: pl.Series, tokens: np.ndarray) -> int:
+        """Write token ids to `tokens` [N, T] (int32); return how many texts were cut."""
+        cut, room = 0, self.length - 2
+        tokens[:] = PAD
+        tokens[:, 0] = START
+        for start in range(0, len(series), CHUNK):
+            chunk = texts(series.slice(start, CHUNK), self.length * PER_TOKEN)
+            for row, found in enumerate(self.trained.encode_batch_fast(chunk, add_special_tokens=False), start):
+                ids = found.ids
+                if len(ids) > room:
+                    ids, cut = ids[:room], cut + 1
+                tokens[row, 1 : len(ids) + 1] = ids
+                tokens[row, len(ids) + 1] = END
+        return cut
+
+    def measured(self, tokens: np.ndarray) -> TextEncoder:
+        """Return this encoder with the frequencies of tokens in training rows `tokens` [N, T]."""
+        size = self.trained.get_vocab_size()
+        held = np.zeros(size, dtype=np.int64)
+        for start in range(0, len(tokens), CHUNK):
+            rows = np.sort(tokens[start : start + CHUNK], axis=1)
+            first = np.ones(rows.shape, dtype=bool)  # the first of equal tokens in a row
+            first[:, 1:] = rows[:, 1:] != rows[:, :-1]
+            held += np.bincount(rows[first], minlength=size)
+        return replace(self, frequencies=tuple((held / max(1, len(tokens))).round(7).tolist()))
