@@ -102,7 +102,7 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
         "engine": {
             "optimizer": "sgd",
             "learning_rate": 0.2,
-            "weight_decay": 5e-3,
+            "weight_decay": 5e-4,
             "schedule": "linear",
             "warmup": 0.2,
             "batch_size": 128,
