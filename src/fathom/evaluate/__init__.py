@@ -1,1 +1,50 @@
-"""How good a model is, how sure, and where it fails."""
+"""How good a model is, how sure, and where it fails.
+
+score, METRICS        every metric with a bootstrap interval
+calibration           how far its confidence can be believed; residuals, of a number
+baselines, verdict    what simple methods reach on the same rows, and whether deep learning is worth it
+mistakes, slices      where it fails, and for whom it does worse
+Evidence, appraise    all of this as one plain value, stored as JSON
+report                the same as one HTML page
+"""
+
+from fathom.evaluate.baselines import Baseline, baselines
+from fathom.evaluate.calibrate import calibration, residuals
+from fathom.evaluate.compare import verdict
+from fathom.evaluate.evidence import (
+    ColumnEvidence,
+    DataEvidence,
+    Evidence,
+    RunEvidence,
+    SetAsideEvidence,
+    TargetEvidence,
+    appraise,
+    from_json,
+    to_json,
+)
+from fathom.evaluate.mistakes import mistakes
+from fathom.evaluate.report import report
+from fathom.evaluate.score import METRICS, score
+from fathom.evaluate.slices import slices
+
+__all__ = [
+    "METRICS",
+    "Baseline",
+    "ColumnEvidence",
+    "DataEvidence",
+    "Evidence",
+    "RunEvidence",
+    "SetAsideEvidence",
+    "TargetEvidence",
+    "appraise",
+    "baselines",
+    "calibration",
+    "from_json",
+    "mistakes",
+    "report",
+    "residuals",
+    "score",
+    "slices",
+    "to_json",
+    "verdict",
+]

@@ -1,0 +1,251 @@
+"""What a simple method reaches on the same rows: the yardstick of every model.
+
+majority or mean            knows nothing of the inputs
+logistic or ridge           one weight for each number, class, pixel, word and word pair
+gradient boosted trees      scikit-learn's HistGradientBoosting with its defaults
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fathom.core.types import Batch, DataSpec, Field
+from fathom.evaluate import _features
+from fathom.evaluate.score import IMBALANCE, score
+
+ROUNDS = 100  # of boosting: scikit-learn's default
+LINEAR_STEPS = 200
+PROBE = 3  # rounds whose time foretells the rest
+FEWEST = 10  # rounds, however long they take
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One simple method on one target.
+
+    Attributes:
+        output: its probabilities [N, C] or values [N] on the test rows; None where it failed.
+        metrics: as in `score`.
+        seconds: to fit and predict.
+        note: what was done to keep it cheap, or why it failed.
+    """
+
+    name: str
+    target: str
+    main: str
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    seconds: float = 0.0
+    note: str = ""
+    output: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return what JSON can hold of it."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "main": self.main,
+            "metrics": self.metrics,
+            "seconds": round(self.seconds, 3),
+            "note": self.note,
+            "failed": self.output is None,
+        }
+
+
+def baselines(
+    train: Batch,
+    test: Batch,
+    spec: DataSpec,
+    texts: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None,
+    seed: int = 0,
+    seconds: float = 60.0,
+    resamples: int = 1000,
+) -> list[Baseline]:
+    """Train simple methods on the same rows that the model learned from, and score them on the same test rows.
+
+    Where the model weighs classes because their counts are uneven, so do they. One that fails is listed with its
+    reason.
+
+    Args:
+        train, test: batches of all rows, with their targets.
+        spec: of the batches.
+        texts: by text field, the original texts of the training and of the test rows; without them token numbers
+            stand for words.
+        seed: of every random choice.
+        seconds: about how long all of them together may take; whatever is cut short for it says so in its note.
+        resamples: for the intervals.
+    """
+    from threadpoolctl import threadpool_limits
+
+    batch = _Rows(train, test, spec, texts or {}, seed)
+    found = []
+    share = seconds / max(1, len(spec.targets))
+    for target in spec.targets:
+        with threadpool_limits(_threads()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, method in _methods(target, spec):
+                found.append(_run(name, method, target, batch, share, resamples))
+    return found
+
+
+class _Rows:
+    """The rows, and the matrices made from them: made once for all targets, when first wanted."""
+
+    def __init__(self, train: Batch, test: Batch, spec: DataSpec, texts: _features.Texts, seed: int) -> None:
+        self.train, self.test, self.spec, self.texts, self.seed = train, test, spec, texts, seed
+        self._made: dict[str, _features.Matrices] = {}
+
+    def truth(self, target: Field) -> tuple[np.ndarray, np.ndarray]:
+        return self.train[target.target_key].numpy(), self.test[target.target_key].numpy()
+
+    def linear(self) -> _features.Matrices:
+        if "linear" not in self._made:
+            self._made["linear"] = _features.linear(self.train, self.test, self.spec, self.texts)
+        return self._made["linear"]
+
+    def trees(self) -> _features.Matrices:
+        if "trees" not in self._made:
+            self._made["trees"] = _features.trees(self.train, self.test, self.spec, self.texts, self.seed)
+        return self._made["trees"]
+
+
+Method = Callable[[Field, _Rows, float], tuple[np.ndarray, str]]  # (target, rows, seconds) -> (output, note)
+
+
+def _methods(target: Field, spec: DataSpec) -> list[tuple[str, Method]]:
+    """Name the methods that suit the data: the trees of a text alone would only see it blurred."""
+    category = target.kind == "category"
+    words = bool(spec.texts)
+    alone = spec.kinds == {"text"}
+    linear = "logistic regression" if category else "ridge regression"
+    methods: list[tuple[str, Method]] = [("majority class" if category else "mean", _constant)]
+    if spec.inputs:
+        methods.append((f"TF-IDF + {linear}" if words else linear, _linear))
+        methods += [] if alone else [("HistGradientBoosting", _trees)]
+    return methods
+
+
+def _run(name: str, method: Method, target: Field, rows: _Rows, seconds: float, resamples: int) -> Baseline:
+    started = time.monotonic()
+    truth = rows.truth(target)[1]
+    main = "rmse" if target.kind == "number" else "accuracy"
+    try:
+        output, note = method(target, rows, seconds)
+        scored = score((target,), {target.name: output}, {target.name: truth}, rows.seed, resamples)[target.name]
+    except Exception as error:  # a yardstick that breaks must not break the run
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return Baseline(name, target.name, main, seconds=time.monotonic() - started, note=f"failed: {reason}")
+    return Baseline(name, target.name, scored["main"], scored["metrics"], time.monotonic() - started, note, output)
+
+
+def _constant(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str]:
+    """Predict the classes' shares, or the mean, whatever the inputs."""
+    train, test = rows.truth(target)
+    if target.kind == "number":
+        return np.full(len(test), float(train.mean())), ""
+    shares = np.bincount(train, minlength=len(target.classes)) / max(1, len(train))
+    return np.tile(shares, (len(test), 1)), ""
+
+
+def _linear(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str]:
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    matrices, (truth, _) = rows.linear(), rows.truth(target)
+    if target.kind == "number":
+        ridge = Ridge(random_state=rows.seed).fit(matrices.train, truth)
+        return ridge.predict(matrices.test), "; ".join(matrices.notes)
+    weights, penalty = _weights(truth), _penalty(rows.spec)
+
+    def fit(steps: int) -> Any:
+        model = LogisticRegression(C=1 / penalty, max_iter=steps, random_state=rows.seed)
+        return model.fit(matrices.train, truth, sample_weight=weights)
+
+    steps = _affordable(fit, LINEAR_STEPS, seconds / 2)
+    notes = [*matrices.notes, *([f"{steps} steps instead of {LINEAR_STEPS}"] if steps < LINEAR_STEPS else [])]
+    return _all_classes(fit(steps), matrices.test, target), "; ".join(notes)
+
+
+def _trees(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str]:
+    """Fit the defaults, or fewer rounds of longer steps where the defaults would take too long."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    matrices, (truth, _) = rows.trees(), rows.truth(target)
+    kind = HistGradientBoostingClassifier if target.kind == "category" else HistGradientBoostingRegressor
+    weights = _weights(truth) if target.kind == "category" else None
+
+    def fit(rounds: int) -> Any:
+        model = kind(
+            max_iter=rounds,
+            learning_rate=min(0.1 * ROUNDS / rounds, 0.3),
+            categorical_features=list(matrices.categorical) or None,
+            random_state=rows.seed,
+        )
+        return model.fit(matrices.train, truth, sample_weight=weights)
+
+    rounds = _affordable(fit, ROUNDS, seconds / 2)
+    notes = [*matrices.notes, *([f"{rounds} rounds instead of {ROUNDS}"] if rounds < ROUNDS else [])]
+    fitted = fit(rounds)
+    if target.kind == "number":
+        return fitted.predict(matrices.test), "; ".join(notes)
+    return _all_classes(fitted, matrices.test, target), "; ".join(notes)
+
+
+def _affordable(fit: Callable[[int], Any], wanted: int, seconds: float) -> int:
+    """Return how many rounds fit into the time, judged by the time that a few of them take."""
+    started = time.monotonic()
+    fit(1)
+    one = time.monotonic() - started
+    if one * wanted < seconds:
+        return wanted
+    started = time.monotonic()
+    fit(1 + PROBE)
+    each = max((time.monotonic() - started - one) / PROBE, one / 50)
+    return int(min(wanted, max(FEWEST, seconds / each)))
+
+
+def _penalty(spec: DataSpec) -> float:
+    """Return the weight of the squared coefficients: scikit-learn's default, but less for words, which are many and
+    small, and more for pixels, which are many and alike."""
+    return 0.1 if spec.texts else 100.0 if spec.images else 1.0
+
+
+def _all_classes(model: Any, x: Any, target: Field) -> np.ndarray:
+    """Return probabilities [N, C]; a class that no training row has gets zero."""
+    found = np.zeros((x.shape[0], len(target.classes)))
+    found[:, model.classes_.astype(int)] = model.predict_proba(x)
+    return found
+
+
+def _weights(truth: np.ndarray) -> np.ndarray | None:
+    """Return the inverse root of each row's class count, where counts are uneven: as the model weighs them."""
+    counts = np.bincount(truth)
+    present = counts[counts > 0]
+    if present.max() <= IMBALANCE * present.min():
+        return None
+    weights = 1 / np.sqrt(counts[truth])
+    return weights / weights.mean()
+
+
+def _threads() -> int:
+    """Return the number of threads that is fastest now: beside a busy neighbour, one."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    most = torch.get_num_threads()
+    square = np.ones((768, 768), dtype=np.float32)
+
+    def seconds(threads: int) -> float:
+        taken = []
+        with threadpool_limits(threads):
+            for _ in range(5):
+                started = time.perf_counter()
+                square @ square
+                taken.append(time.perf_counter() - started)
+        return max(taken[1:])
+
+    return most if most > 1 and seconds(most) < 0.9 * seconds(1) else 1

@@ -1,0 +1,216 @@
+"""The report: one HTML page that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fathom.evaluate import _format, plots
+from fathom.evaluate.evidence import Evidence, RunEvidence, TargetEvidence
+from fathom.evaluate.score import METRICS
+
+TEMPLATE = Path(__file__).with_name("report.html")
+WHOLE_MATRIX = 20  # classes; of more, the most confused pairs are listed instead
+CLASS_ROWS = 30  # of the table of classes; the rest is folded away
+PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+
+
+def report(evidence: Evidence) -> str:
+    """Return the page. All that comes from data is escaped; the page itself forbids scripts and connections."""
+    return _template().render(
+        evidence=evidence,
+        title=evidence.title or f"{evidence.data.source or 'A model'}: {', '.join(t.name for t in evidence.targets)}",
+        targets=[_target(target) for target in evidence.targets],
+        curves=_curves(evidence.run),
+        columns=_columns(evidence),
+        split_total=sum(evidence.data.splits.values()) or 1,
+    )
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": _format.number,
+        "percent": _format.percent,
+        "duration": _format.duration,
+        "shorten": _format.shorten,
+        "png": lambda uri: uri if PNG.fullmatch(str(uri)) else "",
+    }
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _target(target: TargetEvidence) -> dict[str, Any]:
+    """Return what the template shows of one target."""
+    scored = target.score
+    main = scored["main"]
+    best = scored["metrics"].get(main, {"value": None, "low": None, "high": None})
+    return {
+        "evidence": target,
+        "category": target.kind == "category",
+        "n": scored["n"],
+        "label": METRICS[main].label,
+        "value": _format.metric(main, best["value"]),
+        "interval": _format.interval(main, best["low"], best["high"]) if best["low"] is not None else "",
+        "metrics": [_metric_row(name, value, main) for name, value in scored["metrics"].items()],
+        "chart": _rivals(target, main, best),
+        "rivals": target.baselines,
+        "matrix": _matrix(scored.get("confusion")),
+        "per_class": _per_class(scored.get("per_class", [])),
+        "calibration": _calibration(target),
+        "mistakes": [_mistake(m, target.kind) for m in target.mistakes],
+        "slices": _slices(target),
+    }
+
+
+def _metric_row(name: str, value: Mapping[str, Any], main: str) -> dict[str, Any]:
+    known = METRICS.get(name)
+    return {
+        "label": known.label if known else name,
+        "better": known.better if known else "",
+        "value": _format.metric(name, value["value"]),
+        "interval": _format.interval(name, value["low"], value["high"]),
+        "main": name == main,
+    }
+
+
+def _rivals(target: TargetEvidence, main: str, best: Mapping[str, Any]) -> Any:
+    rows = [{"name": "this model", "kind": "model", **best}]
+    for rival in target.baselines:
+        value = rival["metrics"].get(main) or {"value": None, "low": None, "high": None}
+        rows.append({"name": rival["name"], "kind": "other", **value})
+    better = METRICS[main].better
+    rows.sort(key=lambda r: (r["value"] is None, (r["value"] or 0) * (-1 if better == "higher" else 1)))
+    words = "; ".join(f"{r['name']} {_format.metric(main, r['value'])}" for r in rows)
+    return plots.dots(rows, main, f"{METRICS[main].label}, {better} is better: {words}")
+
+
+def _matrix(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the confusion matrix with each cell's share of its row, or only the worst pairs of very many classes."""
+    if not confusion:
+        return None
+    classes, counts = confusion["classes"], confusion["counts"]
+    if len(classes) > WHOLE_MATRIX or confusion["of"] > len(classes):
+        return {"pairs": confusion["pairs"], "of": confusion["of"], "rows": []}
+    rows = []
+    for i, (name, row) in enumerate(zip(classes, counts, strict=True)):
+        total = sum(row) or 1
+        cells = [
+            {"count": n, "share": round(n / total, 3), "right": i == j, "guess": classes[j]} for j, n in enumerate(row)
+        ]
+        rows.append({"name": name, "cells": cells, "total": sum(row)})
+    return {"classes": classes, "rows": rows, "of": confusion["of"], "pairs": confusion["pairs"]}
+
+
+def _per_class(table: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of the classes that occur, the worst first where there are many."""
+    rows = [
+        row | {"whisker": plots.whisker(row["recall_low"], row["recall_high"], row["recall"], (0.0, 1.0))}
+        for row in table
+        if row["support"]
+    ]
+    if len(rows) > CLASS_ROWS:
+        rows.sort(key=lambda row: row["f1"] or 0)
+    return {"shown": rows[:CLASS_ROWS], "folded": rows[CLASS_ROWS:200]}
+
+
+def _calibration(target: TargetEvidence) -> dict[str, Any]:
+    found = target.calibration
+    if not found:
+        return {}
+    if target.kind != "category":
+        chart = plots.scatter(found["points"], found["bands"], f"Predicted against true {target.name}")
+        return {"chart": chart, "words": _residual_words(found)}
+    chart = plots.reliability(found["bins"], "How often the model was right, by how sure it was")
+    return {"chart": chart, "words": _calibration_words(found)}
+
+
+def _calibration_words(found: Mapping[str, Any]) -> str:
+    if found["ece"] is None:
+        return ""
+    lean = found["confidence"] - found["accuracy"]
+    gap = (
+        f"On average it says {_format.percent(found['confidence'])} and is right {_format.percent(found['accuracy'])} "
+        f"of the time; the expected calibration error is {_format.percent(found['ece'])}. "
+    )
+    if found["ece"] <= found["expected_high"]:
+        return gap + (
+            f"A perfectly calibrated model would show about {_format.percent(found['expected'])} on so many rows: "
+            "its probabilities can be taken at their word."
+        )
+    way = "surer than it should be" if lean > 0 else "less sure than it could be"
+    return gap + (
+        f"A perfectly calibrated model would show about {_format.percent(found['expected'])} on so many rows, "
+        f"so it is {way}."
+    )
+
+
+def _residual_words(found: Mapping[str, Any]) -> str:
+    if found["bias"] is None:
+        return ""
+    side = "too high" if found["bias"] > 0 else "too low"
+    return (
+        f"Half of the predictions are within {_format.number(found['within']['50'])} of the truth, nine in ten within "
+        f"{_format.number(found['within']['90'])}. On average they are {_format.number(abs(found['bias']))} {side}. "
+        "The band holds the middle 90 % of the true values around each prediction."
+    )
+
+
+def _mistake(mistake: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    shown = {key: mistake.get(key) or {} for key in ("images", "texts", "columns")}
+    if kind == "category":
+        said, truth = mistake["predicted"], mistake["truth"]
+        sure = f"{_format.percent(mistake['probability'], 1)} sure"
+        return {**shown, "said": said, "truth": truth, "detail": sure, "row": mistake["row"]}
+    said, truth = _format.number(mistake["predicted"]), _format.number(mistake["truth"])
+    detail = f"{_format.number(abs(mistake['error']))} too {'high' if mistake['error'] > 0 else 'low'}"
+    return {**shown, "said": said, "truth": truth, "detail": detail, "row": mistake["row"]}
+
+
+def _slices(target: TargetEvidence) -> dict[str, Any]:
+    """Return the parts that do worse, and all of them, with the error as it is read for this kind of target."""
+    share = target.kind == "category"
+    top = max((part["high"] for part in target.slices), default=1.0) or 1.0
+    rows = [
+        part
+        | {
+            "shown": _format.percent(part["error"]) if share else _format.number(part["error"]),
+            "rest": _format.percent(part["others"]) if share else _format.number(part["others"]),
+            "whisker": plots.whisker(part["low"], part["high"], part["error"], (0.0, top)),
+        }
+        for part in target.slices
+    ]
+    label = "share wrong" if share else "mean absolute error"
+    return {"worse": [r for r in rows if r["worse"]][:12], "rows": rows[:60], "label": label, "count": len(rows)}
+
+
+def _curves(run: RunEvidence) -> list[dict[str, Any]]:
+    """Return the charts of the learning curves: the losses, and each other measure of the validation rows."""
+    losses: dict[str, list[tuple[float, float]]] = {}
+    others: dict[str, list[tuple[float, float]]] = {}
+    for epoch in run.epochs:
+        for part, words in (("train", "training"), ("valid", "validation")):
+            for name, value in (epoch.get(part) or {}).items():
+                if not isinstance(value, (int, float)):
+                    continue
+                group = losses if "loss" in name else others
+                label = words if name == "loss" else f"{words} {name}"
+                group.setdefault(label, []).append((float(epoch["epoch"]), float(value)))
+    best = run.best_epoch
+    drawn = []
+    for title, group in (("Loss", losses), ("Error", others)):
+        share = all(0 <= value <= 1 for points in group.values() for _, value in points)
+        chart = plots.curves(group, f"{title} by epoch", share=title == "Error" and share, mark=best)
+        if chart:
+            drawn.append({"title": title, "chart": chart})
+    return drawn
+
+
+def _columns(evidence: Evidence) -> dict[str, Any]:
+    columns = evidence.data.columns
+    return {"shown": columns[:40], "folded": columns[40:1000], "count": len(columns)}
