@@ -1,0 +1,86 @@
+"""Self-attention and the encoder block made of it.
+
+    SelfAttention   every token looks at every real token of its sequence, in several heads
+    EncoderBlock    attention, then a two-layer network, each on normalised input and added to what came in
+
+Source: Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, Attention Is All You Need, 2017; the
+normalisation before each part is that of Xiong et al., On Layer Normalization in the Transformer Architecture, 2020;
+rotary positions are those of Su, Lu, Pan, Murtadha, Wen, Liu, RoFormer: Enhanced Transformer with Rotary Position
+Embedding, 2021.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention of a sequence to itself: [B, T, D] -> [B, T, D].
+
+    Args:
+        width: D.
+        num_heads: H, which divides D.
+        dropout: share of attention weights dropped in training.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        assert width % num_heads == 0, "heads must divide the width"
+        self.num_heads, self.dropout = num_heads, dropout
+        self.project_in = nn.Linear(width, 3 * width)  # queries, keys and values
+        self.project_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, visible: Tensor | None = None, turns: Tensor | None = None) -> Tensor:
+        """Return what each token gathers.
+
+        Args:
+            x: [B, T, D].
+            visible: true where a key may be seen, [B, 1, 1, T] or [B, 1, T, T]; each row has a true entry.
+            turns: rotary angles [T, D/H/2] of `rotary_angles`, where positions are told that way.
+        """
+        batch, length, width = x.shape
+        parts = self.project_in(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [B, H, T, D/H] each
+        if turns is not None:
+            query, key = rotate(query, turns), rotate(key, turns)
+        dropout = self.dropout if self.training else 0.0
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
+        return self.project_out(found.transpose(1, 2).reshape(batch, length, width))
+
+
+class EncoderBlock(nn.Module):
+    """One layer of an encoder, normalising before each part: [B, T, D] -> [B, T, D].
+
+    Args:
+        width: D.
+        num_heads: heads of the attention.
+        hidden: units of the two-layer network between its layers.
+        dropout: share dropped of attention weights and of what each part adds, in training.
+    """
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm_attention, self.norm_network = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = SelfAttention(width, num_heads, dropout)
+        self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, visible: Tensor | None = None, turns: Tensor | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm_attention(x), visible, turns))
+        hidden = self.dropout(F.gelu(self.expand(self.norm_network(x))))  # [B, T, hidden]
+        return x + self.dropout(self.contract(hidden))
+
+
+def rotary_angles(length: int, size: int, base: float = 10_000.0) -> Tensor:
+    """Return the angle by which each pair of a head's dimensions turns at each position: [T, size / 2]."""
+    speed = base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    return torch.outer(torch.arange(length, dtype=torch.float64), speed).float()
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn each pair (i, i + size/2) of the last dimension by its position's angle: [B, H, T, size] -> the same."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)  # [T, size / 2]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
