@@ -90,7 +90,7 @@ def build(config: Config, spec: DataSpec) -> Transformer:
     if config.width % config.num_heads:
         raise ConfigError(
             f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width of "
-            f"{config.width}; set model.width={_next_multiple(config.width, config.num_heads)} or another number of heads."
+            f"{config.width}; set model.width={_next_multiple(config.width, config.num_heads)} or other heads."
         )
     if config.positions == "rotary" and config.width // config.num_heads % 2:
         raise ConfigError(
