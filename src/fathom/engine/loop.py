@@ -12,12 +12,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fathom.core.errors import TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import TrainingData
 from fathom.engine.checkpoint import Checkpoints
+from fathom.engine.interrupt import Interrupts
 from fathom.engine.plan import Plan
 from fathom.engine.records import Record, Saved, Warned
 from fathom.engine.run import Run, made_with
+from fathom.engine.tune import tune
 
 LOOK_SECONDS = 0.2  # between two looks up from the work
 SAVING_SHARE = 0.05  # of the time, at most, goes into checkpoints that only the clock asks for
@@ -47,21 +50,32 @@ def train(
         TrainingError: losses stay not-a-number, memory ran out, or a checkpoint cannot be written.
     """
     session = _Session(objective, data, plan, folder, resume)
-    records = session.records()
-    session.run.random.swap()
+    records, random = session.records(), session.run.random
+    random.swap()
     try:
-        for record in records:
-            session.run.random.swap()  # the caller's random numbers are the caller's
+        while True:
+            with session.interrupts:
+                record = next(records, None)
+            if session.interrupts.pending is not None:
+                session.save()
+            random.swap()  # the caller's random numbers are the caller's
             try:
+                session.interrupts.deliver()
+                if record is None:
+                    return
                 yield record
-            except BaseException:
-                session.run.random.swap()
-                session.stop()
+            except BaseException:  # the caller leaves
+                random.swap()
+                try:
+                    session.stop()
+                finally:
+                    random.swap()
                 raise
-            session.run.random.swap()
+            finally:
+                random.swap()
     finally:
         session.run.leave()
-        session.run.random.swap()
+        random.swap()
 
 
 class _Session:
@@ -71,6 +85,8 @@ class _Session:
         self.run = Run(objective, data, plan)
         self.checkpoints = Checkpoints(Path(folder)) if folder is not None else None
         self.resume = resume
+        self.interrupts = Interrupts()
+        self._ready = False  # the run's state is that of the run, not what the caller gave
         self._best_changed = False
         self._saved_step = -1  # the state that the newest checkpoint holds
         self._saved_reason = ""
@@ -80,6 +96,7 @@ class _Session:
     def records(self) -> Iterator[Record]:
         run = self.run
         yield from self._begin()
+        run.begin()
         while not run.reason:
             yield from self._epoch()
         yield from self._save()
@@ -87,9 +104,17 @@ class _Session:
 
     def stop(self) -> None:
         """The caller leaves, between two steps: keep the state, and leave the objective with the chosen weights."""
-        for _ in self._save():
-            pass
-        self.run.choose_weights()
+        if self._ready:
+            try:
+                self.save()
+            finally:
+                self.run.choose_weights()
+
+    def save(self) -> None:
+        """Write a checkpoint now, if that makes sense."""
+        if self._ready:
+            for _ in self._save():
+                pass
 
     def _begin(self) -> Iterator[Record]:
         run = self.run
@@ -99,6 +124,7 @@ class _Session:
             yield from (Warned(message=message) for message in warnings)
         if found is not None:
             run.restore(found)
+            self._ready = True
             self._saved_step, self._saved_reason = run.step, run.reason
             yield run.started()
             if found.values["made_with"] != made_with():
@@ -106,9 +132,11 @@ class _Session:
             return
         if self.resume:
             yield Warned(message="There is no checkpoint to resume from, so the run starts afresh.")
-        run.turn_knobs()
         yield run.started()
+        run.chosen = tune(run)
+        self._ready = True
         yield from self._save()
+        yield from run.chosen
 
     def _epoch(self) -> Iterator[Record]:
         run = self.run
@@ -117,7 +145,7 @@ class _Session:
             run.train_on(batches[run.batch])
             if run.stepper.trouble:
                 yield from self._check()
-            if time.perf_counter() - self._looked_at >= LOOK_SECONDS:
+            if time.perf_counter() - self._looked_at >= LOOK_SECONDS or self.interrupts.pending is not None:
                 yield from self._look()
         record, changed = run.end_epoch()
         self._best_changed |= changed
@@ -128,13 +156,18 @@ class _Session:
     def _look(self) -> Iterator[Record]:
         """Report, and save if it is time."""
         yield from self._check()
+        self.run.adjust_length(self._saving_seconds)
         yield self.run.progress()
         now = self._looked_at = time.perf_counter()
         if now - self._saved_at >= max(self.run.plan.checkpoint_seconds, self._saving_seconds / SAVING_SHARE):
             yield from self._save()
 
     def _check(self) -> Iterator[Record]:
-        warning = self.run.check_trouble()
+        try:
+            warning = self.run.check_trouble()
+        except TrainingError:
+            self.stop()
+            raise
         if warning:
             yield Warned(message=warning)
 
@@ -149,4 +182,5 @@ class _Session:
         self._saved_step, self._saved_reason = run.step, run.reason
         self._saved_at = time.perf_counter()
         self._saving_seconds = self._saved_at - began
+        run.aside_seconds += self._saving_seconds
         yield Saved(path=str(path), step=run.step, bytes=self.checkpoints.bytes, seconds=self._saving_seconds)

@@ -27,6 +27,8 @@ from fathom.engine.randomness import Randomness
 from fathom.engine.records import Chose, Epoch, Finished, Started, Step
 from fathom.engine.step import TROUBLE_LIMIT, Stepper
 
+_DETERMINISM: Any = torch.utils.deterministic
+FORGETTING = 0.95  # of the speed, from one look to the next
 VALIDATION = -1  # the step whose randomness every validation has
 
 
@@ -55,8 +57,15 @@ class Run:
         self.objective.to(self.device).train()
         self.stepper = Stepper(objective, self.plan, self.device)
         self.random = Randomness(plan.seed, self.device)
-        self.pace = Pace(order.steps_per_epoch(self.rows, self.plan.batch_size), self.plan.epochs, plan.minutes)
+        self.pace = Pace(
+            order.steps_per_epoch(self.rows, self.plan.batch_size), self.plan.epochs, plan.minutes, plan.evaluate_every
+        )
         self._threads_before = torch.get_num_threads()
+        self._exact_before = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            _DETERMINISM.fill_uninitialized_memory,
+        )
         self.knobs = Knobs(
             plan.threads or self._threads_before,
             "fp32" if plan.precision == "auto" else plan.precision,
@@ -71,6 +80,9 @@ class Run:
         self.reason = ""  # why the run is over; empty while it is not
         self._skipped = 0  # steps not applied that were looked at
         self.validation_seconds = 0.0  # that the last one took
+        self.aside_seconds = 0.0  # of this session that went into anything but steps
+        self._recent = [0.0, 0.0]  # seconds and steps of late, older ones counting less
+        self._marked = [0.0, 0]  # seconds and step when the speed was last looked at
         self._before = 0.0  # seconds of earlier sessions
         self._began = time.perf_counter()
         self._epoch_began, self._epoch_rows = self._began, 0
@@ -83,6 +95,9 @@ class Run:
     def turn_knobs(self) -> None:
         """Put `knobs` into effect."""
         torch.set_num_threads(self.knobs.threads)
+        # On two threads even a plain `weight[index]` has a gradient whose sum depends on who came first.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        _DETERMINISM.fill_uninitialized_memory = False
         self.stepper.set_precision(self.knobs.precision)
         layout = torch.channels_last if self.knobs.channels_last else torch.contiguous_format
         self.objective.to(memory_format=layout)  # type: ignore[call-overload]
@@ -90,6 +105,8 @@ class Run:
     def leave(self) -> None:
         """Give back what belongs to the process."""
         torch.set_num_threads(self._threads_before)
+        torch.use_deterministic_algorithms(self._exact_before[0], warn_only=self._exact_before[1])
+        _DETERMINISM.fill_uninitialized_memory = self._exact_before[2]
         self.stepper.clear()
         self.objective.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
@@ -121,6 +138,20 @@ class Run:
         self.batch += 1
         self._epoch_rows += len(index)
 
+    def begin(self) -> None:
+        """Start the clock by which the speed of steps is told, before the first step of a session."""
+        self.aside_seconds = self.seconds
+        self._marked = [0.0, self.step]
+
+    def adjust_length(self, saving_seconds: float) -> None:
+        """Where there is a time limit, plan the number of steps anew by the speed of late."""
+        now = self.seconds - self.aside_seconds
+        taken = (now - self._marked[0], self.step - self._marked[1])
+        self._recent = [FORGETTING * old + new for old, new in zip(self._recent, taken, strict=True)]
+        self._marked = [now, self.step]
+        seconds = self._recent[0] / max(self._recent[1], 1e-9)
+        self.pace.adjust(self.step, self.seconds + saving_seconds, seconds, self.validation_seconds)
+
     def check_trouble(self) -> str:
         """Return a sentence, now and then, if steps could not be applied since the last look.
 
@@ -144,9 +175,17 @@ class Run:
             return ""
         return f"Steps left out so far: {skipped}; the last because {where}."
 
-    def validate(self) -> dict[str, float]:
+    def time_validation(self) -> float:
+        """Return the seconds that a validation will take, from a part of one."""
+        rows = min(self.valid_rows, 4 * self.plan.batch_size)
+        if rows:
+            self._validate(rows)
+            self.validation_seconds *= self.valid_rows / rows
+        return self.validation_seconds
+
+    def _validate(self, wanted: int) -> dict[str, float]:
         """Return the validation metrics, of the moving average where one is kept."""
-        if self.data.valid is None or not self.valid_rows:
+        if self.data.valid is None or not wanted:
             return {}
         began = time.perf_counter()
         self.random.at_step(VALIDATION)
@@ -158,10 +197,11 @@ class Run:
                 weights.assign(live, average.values)
             rows = 2 * -(-self.plan.batch_size // self.plan.accumulate)
             precision = self.stepper.autocast
-            metrics = validate.evaluate(self.objective, self.data.valid, self.valid_rows, rows, self._move, precision)
+            metrics = validate.evaluate(self.objective, self.data.valid, wanted, rows, self._move, precision)
         finally:
             weights.assign(live, aside)
         self.validation_seconds = time.perf_counter() - began
+        self.aside_seconds += self.validation_seconds
         return metrics
 
     def end_epoch(self) -> tuple[Epoch, bool]:
@@ -169,7 +209,7 @@ class Run:
         speed = self.speed()
         done = self.step >= self.pace.total
         due = done or (self.epoch + 1) % self.plan.evaluate_every == 0
-        metrics = self.validate() if due else {}
+        metrics = self._validate(self.valid_rows) if due else {}
         better = self._is_better(metrics)
         if better:
             average = self.stepper.average
@@ -240,15 +280,21 @@ class Run:
         fingerprint.check(self.plan, self.data, live, values, saved)
         self.knobs = config.build(Knobs, values["knobs"])
         self.turn_knobs()  # before the optimisers' tensors, which take their layout from the weights
-        weights.assign(live, saved)
-        self.stepper.restore(snapshot.tensors, values["stepper"])
-        self.epoch, self.batch, self.step = values["position"]
+        self.rewind(snapshot)
         self.pace.restore(values["pace"])
         self._before, self._began = values["seconds"], time.perf_counter()
         self.chosen = [Chose(**each) for each in values["chosen"]]
         self.history = [Epoch(**each) for each in values["history"]]
         self.best, self.best_epoch, self.stale = dict(snapshot.best), values["best_epoch"], values["stale"]
         self.reason = values["reason"]
+
+    def rewind(self, snapshot: Snapshot) -> None:
+        """Take back the state that steps change, and nothing else."""
+        values, tensors = snapshot.values, snapshot.tensors
+        saved = {n.removeprefix("weight/"): t for n, t in tensors.items() if n.startswith("weight/")}
+        weights.assign(weights.weights(self.objective), saved)
+        self.stepper.restore(tensors, values["stepper"])
+        self.epoch, self.batch, self.step = values["position"]
         self.random.restore(values["random"])
         self._skipped = values["stepper"]["skipped"]
 

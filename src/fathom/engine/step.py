@@ -80,6 +80,7 @@ class Stepper:
         averages = objective.averages()
         self.trailing = Trailing(averages) if averages else None
         self.meter = Meter()
+        self._sums = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         self.immediate = device.type == "cpu" or not all(g.get("fused") for turn in self.turns for g, _ in turn.groups)
         self.trouble = ""  # why the last step was not applied
         self.streak: Any = 0  # steps in a row that were not applied
@@ -88,9 +89,7 @@ class Stepper:
         self.autocast: AbstractContextManager[Any] = nullcontext()
         self.precision = "fp32"
         slots = [(m._buffers, k) for m in objective.modules() for k, b in m._buffers.items() if b is not None]
-        self._slots = [slot for slot in slots if _tensor(slot).is_floating_point()]
-        if sum(_tensor(slot).numel() for slot in self._slots) > PROTECTED:
-            self._slots = []
+        self._slots = slots if sum(_tensor(slot).numel() for slot in slots) <= PROTECTED else []
         self._spare = [_tensor(slot).detach().clone() for slot in self._slots]
 
     def set_precision(self, precision: str) -> None:
@@ -184,9 +183,9 @@ class Stepper:
         """Add the loss to the epoch's means; return whether it is finite (a tensor where asking would wait)."""
         total, weight, values = loss.total.detach(), loss.weight, loss.parts
         if not self.immediate:
-            self.meter.add(turn.label, total.double(), weight)
+            self.meter.add(turn.label, total.to(self._sums), weight)
             for name, part in values.items():
-                self.meter.add(turn.prefix + name, part.detach().double(), weight)
+                self.meter.add(turn.prefix + name, part.detach().to(self._sums), weight)
             return torch.isfinite(total)
         number, weight = total.item(), float(weight)
         if not math.isfinite(number):
@@ -210,7 +209,7 @@ class Stepper:
             p.grad = None
 
     def _protect(self) -> None:
-        """Copy the floating-point buffers: one bad batch would poison running statistics for ever."""
+        """Copy the buffers: one bad batch would poison running statistics for ever."""
         if self._spare:
             torch._foreach_copy_(self._spare, [_tensor(slot) for slot in self._slots])
 
