@@ -20,8 +20,8 @@ def number(value: Any, digits: int = 4) -> str:
         return "0"
     if abs(value) >= 1e15 or abs(value) < 1e-4:
         return f"{value:.{digits - 1}g}".replace("-", "−")
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(places, 6)}f}".replace("-", "−")
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{min(max(places - (abs(value) < 1), 0), 6)}f}".replace("-", "−")
 
 
 def percent(value: Any, places: int = 1) -> str:
@@ -33,7 +33,9 @@ def percent(value: Any, places: int = 1) -> str:
 
 def metric(name: str, value: Any) -> str:
     """Return a metric's value the way it is read."""
-    return percent(value) if name in METRICS and METRICS[name].share else number(value)
+    if name in METRICS and METRICS[name].share:
+        return percent(value)
+    return number(value, 4 if name in METRICS and METRICS[name].unit else 3)
 
 
 def interval(name: str, low: Any, high: Any) -> str:
@@ -42,7 +44,7 @@ def interval(name: str, low: Any, high: Any) -> str:
         return NOTHING
     if name in METRICS and METRICS[name].share:
         return f"{100 * low:.1f} to {100 * high:.1f}"
-    return f"{number(low)} to {number(high)}"
+    return f"{metric(name, low)} to {metric(name, high)}"
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fathom.core.types import Field
+from fathom.evaluate import _format
 from fathom.evaluate._resample import interval, resampled
 from fathom.evaluate.baselines import Baseline
 from fathom.evaluate.score import METRICS, known_rows, main_metric, measure
@@ -84,7 +85,7 @@ def _sentence(metric: str, baseline: str, outcome: str, difference: float, low: 
     label = METRICS[metric].label
 
     def amount(value: float) -> str:
-        return f"{100 * value:.1f}" if METRICS[metric].share else f"{value:.4g}"
+        return (f"{100 * value:.1f}" if METRICS[metric].share else _format.number(value)).replace("-", "−")
 
     unit = " points" if METRICS[metric].share else ""
     if outcome == "better":

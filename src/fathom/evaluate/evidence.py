@@ -86,10 +86,11 @@ class RunEvidence:
     Attributes:
         why: why this model was chosen.
         parameters: trainable numbers.
-        epochs: the engine's records of them, as dicts: {"epoch", "train": {"loss", …}, "valid": {"loss", …}, …}.
+        epochs: one dict each: "epoch", what training measured as "train_loss", …, and the validation rows' measures
+            by their own names, "loss", "error", …
         best_epoch: whose weights were kept; None where the last or an average was.
         stopped: why training ended, in words.
-        tuner: {"what", "value", "why", "gain"} of each choice that the engine made.
+        tuner: {"what", "chosen", "why"} of each choice that the engine made.
         settings: the complete configuration, flat: {"engine.learning_rate": 0.002}.
     """
 

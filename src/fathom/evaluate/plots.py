@@ -59,9 +59,7 @@ def dots(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Markup:
     if not shown:
         return Markup("")
     label, right = 178, WIDTH - 66
-    bounds = [bound for row in shown for bound in (row["low"], row["high"], row["value"]) if bound is not None]
-    pad = (max(bounds) - min(bounds)) * 0.06 or abs(bounds[0]) * 0.05 or 1.0
-    x = Scale(min(bounds) - pad, max(bounds) + pad, label, right)
+    x = Scale(*_contest(shown), label, right)
     height = 34 * len(shown) + 30
     parts = []
     for tick in x.ticks(4):
@@ -71,9 +69,12 @@ def dots(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Markup:
         y = 34 * i + 22
         style = "model" if row["kind"] == "model" else "other"
         parts.append(_text(label - 14, y + 4, _format.shorten(row["name"], 26), f"label {style}", "end"))
-        if row["low"] is not None and row["high"] is not None:
-            parts.append(_line(x(row["low"]), y, x(row["high"]), y, f"interval {style}"))
-        parts.append(_circle(x(row["value"]), y, 5.5, f"dot {style}"))
+        if not x.low <= row["value"] <= x.high:
+            parts.append(_beyond(label if row["value"] < x.low else right, y, -1 if row["value"] < x.low else 1))
+        else:
+            if row["low"] is not None and row["high"] is not None:
+                parts.append(_line(x(row["low"]), y, x(row["high"]), y, f"interval {style}"))
+            parts.append(_circle(x(row["value"]), y, 5.5, f"dot {style}"))
         parts.append(_text(WIDTH, y + 4, _format.metric(metric, row["value"]), f"value {style}", "end"))
     return _svg(parts, height, title)
 
@@ -188,6 +189,28 @@ def whisker(low: float | None, high: float | None, value: float | None, bounds: 
     return Markup('<svg class="whisker" viewBox="0 0 120 16" aria-hidden="true">{}</svg>').format(
         Markup("").join(parts)
     )
+
+
+def _contest(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the range to draw: of all rows, but without the farthest where it would squeeze the others together."""
+
+    def span(some: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+        bounds = [row[key] for row in some for key in ("low", "high", "value") if row[key] is not None]
+        return min(bounds), max(bounds)
+
+    middle = sorted(row["value"] for row in rows)[len(rows) // 2]
+    near = sorted(rows, key=lambda row: abs(row["value"] - middle))[: max(2, len(rows) - 1)]
+    low, high = span(rows)
+    if 4 * (span(near)[1] - span(near)[0]) < high - low:
+        low, high = span(near)
+    pad = (high - low) * 0.12 or abs(low) * 0.05 or 1.0
+    return low - pad, high + pad
+
+
+def _beyond(x: float, y: float, way: int) -> Markup:
+    """An arrow at the chart's edge, for a value that lies beyond it."""
+    points = f"{x},{y} {x - 7 * way},{y - 5} {x - 7 * way},{y + 5}"
+    return Markup('<polygon class="beyond" points="{}"/>').format(points)
 
 
 def _svg(parts: Iterable[Markup], height: float, title: str) -> Markup:

@@ -15,6 +15,7 @@ from fathom.evaluate.score import METRICS
 TEMPLATE = Path(__file__).with_name("report.html")
 WHOLE_MATRIX = 20  # classes; of more, the most confused pairs are listed instead
 CLASS_ROWS = 30  # of the table of classes; the rest is folded away
+NOT_MEASURES = {"epoch", "step", "learning_rate", "seconds", "seconds_left", "samples_per_second", "best"}
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 
 
@@ -109,8 +110,9 @@ def _matrix(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _per_class(table: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of the classes that occur, the worst first where there are many."""
+    least = min((row["recall_low"] for row in table if row["support"]), default=0.0)
     rows = [
-        row | {"whisker": plots.whisker(row["recall_low"], row["recall_high"], row["recall"], (0.0, 1.0))}
+        row | {"whisker": plots.whisker(row["recall_low"], row["recall_high"], row["recall"], (least, 1.0))}
         for row in table
         if row["support"]
     ]
@@ -194,13 +196,14 @@ def _curves(run: RunEvidence) -> list[dict[str, Any]]:
     losses: dict[str, list[tuple[float, float]]] = {}
     others: dict[str, list[tuple[float, float]]] = {}
     for epoch in run.epochs:
-        for part, words in (("train", "training"), ("valid", "validation")):
-            for name, value in (epoch.get(part) or {}).items():
-                if not isinstance(value, (int, float)):
-                    continue
-                group = losses if "loss" in name else others
-                label = words if name == "loss" else f"{words} {name}"
-                group.setdefault(label, []).append((float(epoch["epoch"]), float(value)))
+        for name, value in epoch.items():
+            if name in NOT_MEASURES or not isinstance(value, (int, float)):
+                continue
+            measure = name.removeprefix("train_")
+            part = "validation" if measure == name else "training"
+            label = part if measure == "loss" else f"{part} {measure}"
+            group = losses if "loss" in measure else others
+            group.setdefault(label, []).append((float(epoch["epoch"]), float(value)))
     best = run.best_epoch
     drawn = []
     for title, group in (("Loss", losses), ("Error", others)):

@@ -68,7 +68,8 @@ def score(
 ) -> dict[str, dict[str, Any]]:
     """Return every metric of every target, with bootstrap intervals, as plain values that JSON can hold.
 
-    A metric that the rows leave undefined (AUROC with one class, R² without variation) has the value None. Rows
+    A metric that the rows leave undefined (AUROC with one class, R² without variation) has the value None. The
+    calibration error has no interval, for resampling only ever adds to it: see `calibration`. Rows
     whose true value is unknown (a class never seen in training, a missing number) are left out and counted.
 
     Args:
@@ -146,6 +147,7 @@ def _score_one(
     of = measure(target, output, truth)
     values = of(np.ones((rows, 1)))
     samples = resampled(of, rows, resamples, seed) if rows > 1 else {}
+    samples.pop("ece", None)
     metrics = {
         name: _entry(float(value[0]), samples.get(name), confidence)
         for name, value in values.items()
