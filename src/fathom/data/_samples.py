@@ -1,7 +1,8 @@
 """The bundled samples: real data that a user can name.
 
-A sample is three files in `fathom/samples`: NAME.parquet, NAME.toml (title, description, target, split, rows, licence,
-source) and NAME.LICENCE.txt. There is no list to keep: the folder is the list. Nothing here needs polars.
+A sample is three files in `fathom/samples`: NAME.parquet, NAME.LICENCE.txt and NAME.toml (title, description, target,
+rows, licence, source, and where they apply inputs and split). There is no list to keep: the folder is the list. Nothing
+here needs polars.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Sample:
 
     Attributes:
         target: the columns that are predicted unless the user says otherwise.
+        inputs: the columns to predict from, or () for all others.
         split: the column that says which rows are for training and which for testing, or None.
         licence, source: in a few words; the whole notice stands in the file `notice`.
     """
@@ -32,6 +34,7 @@ class Sample:
     rows: int
     licence: str
     source: str
+    inputs: tuple[str, ...] = ()
     split: str | None = None
     description: str = ""
 
@@ -62,6 +65,7 @@ def find(name: str) -> Sample:
         rows=told["rows"],
         licence=told["licence"],
         source=told["source"],
+        inputs=tuple(told.get("inputs", ())),
         split=told.get("split"),
         description=told.get("description", ""),
     )

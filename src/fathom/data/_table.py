@@ -37,6 +37,7 @@ class Table:
         set_aside: broken rows.
         target: the columns that are predicted unless the user says otherwise.
         split: the column that says train, valid or test unless the user says otherwise.
+        inputs: the columns to predict from unless the user says otherwise, or () for all that are left.
         notes: sentences for the user, such as "It is read as Windows-1252."
     """
 
@@ -46,4 +47,5 @@ class Table:
     set_aside: tuple[SetAside, ...] = field(default=())
     target: tuple[str, ...] = ()
     split: str | None = None
+    inputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
