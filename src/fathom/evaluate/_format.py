@@ -28,14 +28,22 @@ def percent(value: Any, places: int = 1) -> str:
     """Return a share of one as a percentage: 90.8 %."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{100 * value:.{places}f} %"
+    return f"{100 * value:.{places}f}\N{NO-BREAK SPACE}%"
+
+
+def amount(count: int) -> str:
+    """Return 812, 61,706, 2.8 million or 1.3 billion."""
+    for size, word in ((1e9, "billion"), (1e6, "million")):
+        if count >= size:
+            return f"{count / size:.3g} {word}"
+    return f"{count:,}"
 
 
 def metric(name: str, value: Any) -> str:
     """Return a metric's value the way it is read."""
     if name in METRICS and METRICS[name].share:
         return percent(value)
-    return number(value, 4 if name in METRICS and METRICS[name].unit else 3)
+    return number(value)
 
 
 def interval(name: str, low: Any, high: Any) -> str:

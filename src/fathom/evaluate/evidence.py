@@ -127,6 +127,7 @@ class Evidence:
 
     Attributes:
         created: date and time, ISO 8601.
+        judged_on: whose rows the model was scored on: "test", "validation" or "training".
         environment: {"python": "3.12.1", …}.
         commands: (what it does, the command) of what to do next.
     """
@@ -136,6 +137,7 @@ class Evidence:
     data: DataEvidence = field(default_factory=DataEvidence)
     run: RunEvidence = field(default_factory=RunEvidence)
     targets: list[TargetEvidence] = field(default_factory=list)
+    judged_on: str = "test"
     environment: dict[str, str] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)
     version: int = VERSION

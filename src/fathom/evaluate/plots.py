@@ -64,7 +64,7 @@ def dots(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Markup:
     parts = []
     for tick in x.ticks(4):
         parts.append(_line(x(tick), 6, x(tick), height - 26, "grid"))
-        parts.append(_text(x(tick), height - 8, _format.metric(metric, tick), "tick", "middle"))
+        parts.append(_text(x(tick), height - 8, _tick(metric, tick), "tick", "middle"))
     for i, row in enumerate(shown):
         y = 34 * i + 22
         style = "model" if row["kind"] == "model" else "other"
@@ -230,6 +230,10 @@ def _text(x: float, y: float, words: str, style: str, anchor: str) -> Markup:
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
         style, round(x, 1), round(y, 1), anchor, escape(words)
     )
+
+
+def _tick(metric: str, value: float) -> str:
+    return _format.metric(metric, value).replace(".0\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}%")
 
 
 def _plain(value: float) -> str:

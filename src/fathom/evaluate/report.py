@@ -16,6 +16,11 @@ TEMPLATE = Path(__file__).with_name("report.html")
 WHOLE_MATRIX = 20  # classes; of more, the most confused pairs are listed instead
 CLASS_ROWS = 30  # of the table of classes; the rest is folded away
 NOT_MEASURES = {"epoch", "step", "learning_rate", "seconds", "seconds_left", "samples_per_second", "best"}
+JUDGED = {
+    "test": "rows that it never saw",
+    "validation": "validation rows, by which its best weights were chosen: it may do worse on others",
+    "training": "rows that it learned from: it will do worse on others",
+}
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 
 
@@ -27,6 +32,7 @@ def report(evidence: Evidence) -> str:
         targets=[_target(target) for target in evidence.targets],
         curves=_curves(evidence.run),
         columns=_columns(evidence),
+        judged=JUDGED.get(evidence.judged_on, f"{evidence.judged_on} rows"),
         split_total=sum(evidence.data.splits.values()) or 1,
     )
 
@@ -37,6 +43,7 @@ def _template() -> Any:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
+        "amount": _format.amount,
         "number": _format.number,
         "percent": _format.percent,
         "duration": _format.duration,

@@ -122,12 +122,12 @@ def known_rows(
         fits = output.shape == (len(true), len(target.classes))
         known = (true >= 0) & (true < len(target.classes))
     else:
-        output, expected = output.reshape(len(output), -1), f"[{len(true)}]"
-        fits = output.shape == (len(true), 1)
+        expected = f"[{len(true)}]"
+        fits = output.shape in ((len(true),), (len(true), 1))
         known = np.isfinite(true.astype(np.float64))
     if not fits:
         raise DataError(f"Target '{target.name}' was given outputs {list(output.shape)}; expected {expected}.")
-    output = output[known] if target.kind == "category" else output[known, 0]
+    output = output[known] if target.kind == "category" else output.reshape(-1)[known]
     return output, true[known].astype(np.int64 if target.kind == "category" else np.float64)
 
 
