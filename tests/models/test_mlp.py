@@ -28,7 +28,7 @@ def batch_of(spec: DataSpec, rows: int = 8, seed: int = 0) -> dict[str, torch.Te
 
 def build(config: mlp.Config = SMALL, spec: DataSpec | None = None, seed: int = 0) -> mlp.MLP:
     torch.manual_seed(seed)
-    return mlp.build(config, spec or mlp.example()).eval()
+    return mlp.build(config, spec or replace(mlp.example(), rows=1000)).eval()
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
@@ -73,7 +73,7 @@ def test_each_member_is_a_network_of_its_own():
 
 
 def test_parameter_count():
-    model = build()
+    model = build(SMALL, replace(mlp.example(), rows=1000))
     numbers, categories, bins = 2, 1, 3
     embedding = numbers * 4 * (1 + 1 + bins) + 3 * 2
     inputs = numbers * 4 + categories * 2
@@ -107,6 +107,12 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda *_: model(batch).pooled, tuple(model.parameters()))
 
 
+def test_scales_and_biases_are_not_decayed():
+    decayed = {n for n, p in build().named_parameters() if p.ndim > 1 and not getattr(p, "no_weight_decay", False)}
+    embedding = {"embed.number.linear.weight", "embed.number.bend", "embed.category.vectors"}
+    assert decayed == {"layers.0.weight", "layers.1.weight"} | embedding
+
+
 def test_dropout_acts_in_training_only():
     model, batch = build(replace(SMALL, dropout=0.5)), batch_of(mlp.example())
     assert torch.equal(model(batch).pooled, model(batch).pooled)
@@ -114,9 +120,8 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(batch).pooled, model(batch).pooled)
 
 
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_compiles_as_one_graph(embedding):
-    model, batch = build(replace(SMALL, embedding=embedding)), batch_of(mlp.example())
+def test_compiles_as_one_graph():
+    model, batch = build(), batch_of(mlp.example())
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(batch).pooled, model(batch).pooled)
 
@@ -162,6 +167,13 @@ def test_edges_are_chosen_evenly_among_the_quantiles():
     column = Field(name="x", kind="number", stats=Stats(quantiles=tuple(float(i) for i in range(65))))
     assert mlp._edges(column, 4) == [0.0, 16.0, 32.0, 48.0, 64.0]
     assert mlp._edges(column, 1000) == list(column.stats.quantiles)
+
+
+@pytest.mark.parametrize(("rows", "bins"), [(0, 1), (150, 1), (2000, 20), (10**6, 32)])
+def test_few_rows_get_few_bins(rows, bins):
+    column = Field(name="x", kind="number", stats=Stats(quantiles=tuple(float(i) for i in range(65))))
+    model = build(mlp.Config(), DataSpec(inputs=(column,), rows=rows))
+    assert model.embed.number.encode(torch.zeros(1, 1)).shape == (1, 1, bins)
 
 
 def test_other_kinds_of_columns_are_refused_by_name():

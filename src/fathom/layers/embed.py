@@ -26,6 +26,7 @@ class LinearEmbedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(_uniform(fields, size, bound=size**-0.5))
         self.bias = nn.Parameter(_uniform(fields, size, bound=size**-0.5))
+        self.bias.no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.bias, self.weight, x.unsqueeze(-1))  # [B, F, E]
@@ -92,6 +93,8 @@ class PeriodicEmbedding(nn.Module):
         self.phase = nn.Parameter(torch.rand(fields, frequencies) - 0.5)
         self.weight = nn.Parameter(_uniform(fields, frequencies, size - 1, bound=frequencies**-0.5))
         self.bias = nn.Parameter(_uniform(fields, size - 1, bound=frequencies**-0.5))
+        for vectors in (self.frequency, self.phase, self.bias):
+            vectors.no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.unsqueeze(-1)  # [B, F, 1]

@@ -33,6 +33,8 @@ class SharedLinear(nn.Module):
         self.scale_in = nn.Parameter(signs if first else torch.ones(members, inputs))
         self.scale_out = nn.Parameter(torch.ones(members, outputs))
         self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
+        for vectors in (self.scale_in, self.scale_out, self.bias):
+            vectors.no_weight_decay = True  # type: ignore[attr-defined]  # matrices in shape only
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.bias, (x * self.scale_in) @ self.weight, self.scale_out)  # [B, K, O]
