@@ -1,8 +1,4 @@
-"""Which rows train, which choose (valid), and which test; and rows that stand on both sides.
-
-split       by seed (each class and each range of a number in the same share), by a column, by group, by time
-overlaps    rows of the test table that also stand in the training table
-"""
+"""Which rows train, which choose (valid), and which test: drawn by seed, or by a column, by group, by time."""
 
 from __future__ import annotations
 

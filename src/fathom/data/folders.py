@@ -71,8 +71,8 @@ def _files(folder: Path) -> list[Path]:
 def _is_split(files: list[Path]) -> bool:
     """Whether the first level of folders is train, valid, test, with classes below."""
     tops = {f.parts[0].lower() for f in files if len(f.parts) > 1}
-    deep = all(len(f.parts) > 2 for f in files if len(f.parts) > 1)
-    return bool(tops) and deep and tops <= PARTS.keys() and "train" in {PARTS[top] for top in tops}
+    deep = sum(len(f.parts) > 2 for f in files) > len(files) / 2
+    return deep and tops <= PARTS.keys() and "train" in {PARTS[top] for top in tops}
 
 
 def _with_texts(folder: Path, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[SetAside]]:
