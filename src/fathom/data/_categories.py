@@ -17,7 +17,8 @@ BOOLEAN = (UNKNOWN, "false", "true")
 
 def codes(text: pl.Series, classes: pl.Enum) -> np.ndarray:
     """Return the position of each label in `classes` [N] (int32), -1 of those not among them."""
-    return text.cast(classes, strict=False).to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
+    found = text.cast(classes, strict=False).to_physical().cast(pl.Int32)
+    return (found if found.null_count() == 0 else found.fill_null(-1)).to_numpy()
 
 
 def check_classes(classes: Iterable[str]) -> None:

@@ -47,6 +47,10 @@ class DateEncoder:
     parts: tuple[DatePart, ...]
     flag: bool
 
+    def __post_init__(self) -> None:
+        if abs(self.first) > 2**61:
+            raise ValueError("the first date is none that a calendar has")
+
     @classmethod
     def fit(cls, name: str, series: pl.Series, sample: np.ndarray, format: str) -> DateEncoder:
         moments = _values.moments(series, format)

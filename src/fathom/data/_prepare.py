@@ -32,6 +32,6 @@ class PrepareConfig:
         least = {"max_classes": 1, "sample": 100, "vocabulary": 300, "text_length": 0, "image_size": 0, "memory": 0}
         for name, floor in least.items():
             if getattr(self, name) < floor:
-                raise ConfigError(f"Option 'data.{name}' was given {getattr(self, name)}; the least is {floor}.")
+                raise ConfigError(f"Option 'prepare.{name}' was given {getattr(self, name)}; the least is {floor}.")
         if self.image_size > 4096 or self.text_length > 65_536:
-            raise ConfigError("Options 'data.image_size' and 'data.text_length' go up to 4096 and 65536.")
+            raise ConfigError("Options 'prepare.image_size' and 'prepare.text_length' go up to 4096 and 65536.")

@@ -10,6 +10,7 @@ that outgrow the memory lie in mapped files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -246,7 +247,11 @@ class Preprocess:
         used = [*self.inputs, *self.targets]
         if len(set(used)) != len(used) or not known.issuperset(used):
             raise ValueError("a column has no description, or two encoders")
-        self.spec  # noqa: B018  (builds every field: tokenizers are checked here)
+        if not 0 <= self.memory < math.inf or self.rows < 0:
+            raise ValueError("memory and rows are not negative")
+        for field in self.spec.inputs:  # builds every tokenizer, which checks it
+            if len(field.frequencies) not in (0, field.vocabulary):
+                raise ValueError(f"column '{field.name}' has {len(field.frequencies)} frequencies of tokens")
         return self
 
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from PIL import Image, ImageOps
 from fathom.core.errors import DataError
 from fathom.core.types import Field, Stats
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "TGA", "ICO", "AVIF")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "AVIF", "JPEG2000")
 MOST_PIXELS = 80_000_000  # of one image; a small file may claim to be far larger
 MOST_BYTES = 256_000_000  # of one file
 CAP = 224  # side that larger images are brought to unless the user says otherwise
@@ -77,8 +78,15 @@ def load(value: Any, folder: Path | None = None, paths: bool = True) -> bytes:
         ) from None
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _open(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=_formats())
     if image.width * image.height > MOST_PIXELS:
         raise UnreadableError(f"image has {image.width} × {image.height} pixels; the most is {MOST_PIXELS:,}")
     return image

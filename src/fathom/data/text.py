@@ -8,7 +8,6 @@ over bytes, so that no character is unknown: Radford et al., "Language models ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 CAP = 512  # tokens kept of a text unless the user says otherwise
 PROBE = 10_000  # texts measured to choose the length
-LEARNED = 50_000_000  # characters a tokenizer learns from
+LEARNED = 5_000_000  # characters that a tokenizer learns from, about
 LONGEST_TOKEN = 24  # characters; longer runs (rules of dashes, encoded files) would waste the vocabulary
 PER_TOKEN = LONGEST_TOKEN  # characters beyond length · PER_TOKEN cannot matter
 CHUNK = 4096  # texts encoded at once
@@ -66,16 +65,9 @@ def learn_tokenizer(sample: list[str], vocabulary: int, case: str) -> str:
         max_token_length=LONGEST_TOKEN,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_within(sample, LEARNED), trainer, length=len(sample))
+    step = math.ceil(sum(map(len, sample)) / LEARNED) or 1
+    tokenizer.train_from_iterator(sample[::step], trainer)
     return tokenizer.to_str()
-
-
-def _within(sample: list[str], characters: int) -> Iterator[str]:
-    for text in sample:
-        characters -= len(text)
-        if characters < 0:
-            return
-        yield text
 
 
 def _tokenizer(model: Model, case: str) -> Tokenizer:
