@@ -1,15 +1,34 @@
 """From a source to typed columns of tensors.
 
-    infer            what each column is, and why
-    Preprocess       columns -> tensors, learned from the training rows
-    TensorStore      the tensors, handed out a batch at a time
+    read               a path, frame or sample -> a table, with what was set aside
+    infer              what each column is, and why
+    split, overlaps    which rows train, choose and test; rows on both sides
+    Preprocess         columns -> tensors, learned from the training rows
+    TensorStore        the tensors, handed out a batch at a time
 """
 
 from fathom.data._assemble import Prepared
 from fathom.data._columns import Column, infer
+from fathom.data._overlaps import overlaps
 from fathom.data._prepare import PrepareConfig
 from fathom.data._preprocess import Preprocess
+from fathom.data._source import read
+from fathom.data._split import Split, SplitConfig, split
 from fathom.data._store import TensorStore
 from fathom.data._table import SetAside, Table
 
-__all__ = ["Column", "PrepareConfig", "Prepared", "Preprocess", "SetAside", "Table", "TensorStore", "infer"]
+__all__ = [
+    "Column",
+    "PrepareConfig",
+    "Prepared",
+    "Preprocess",
+    "SetAside",
+    "Split",
+    "SplitConfig",
+    "Table",
+    "TensorStore",
+    "infer",
+    "overlaps",
+    "read",
+    "split",
+]
