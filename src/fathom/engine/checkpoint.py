@@ -89,6 +89,8 @@ class Checkpoints:
             try:
                 tensors, values = _read(self.folder / name)
                 best = values["best"]
+                if best and not OURS.fullmatch(best):
+                    raise DamagedError(f"it names '{best}', which is no file of best weights")
                 weights = _read(self.folder / best)[0] if best else {}
             except DamagedError as error:
                 warnings.append(f"Checkpoint '{name}' is damaged ({error}); the one before it is tried.")
