@@ -8,7 +8,7 @@ from fathom.data import _forms
 
 WORDS = ("na", "n/a", "#n/a", "nan", "null", "<na>", "nat", "?")
 MISSING = sorted({"", "NaN", "NaT", *(write(word) for word in WORDS for write in (str.lower, str.upper, str.title))})
-BLANKS = (" ", "\t", "\r", "\n", "\u00a0")
+EXACT = 100_000  # rows up to which every sort of white space is looked for in every cell
 
 
 def clean(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -37,11 +37,18 @@ def clean_text(frame: pl.DataFrame) -> pl.DataFrame:
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     if not texts or not len(frame):
         return frame
-    edges = [pl.col(texts).str.starts_with(b).any() | pl.col(texts).str.ends_with(b).any() for b in BLANKS]
-    padded = {name for edge in edges for name, some in frame.select(edge).row(0, named=True).items() if some}
+    padded = [name for name in texts if _is_padded(frame[name])]
     frame = frame.with_columns(pl.col(name).str.strip_chars() for name in padded)
     gaps = [name for name, some in frame.select(pl.col(texts).is_in(MISSING).any()).row(0, named=True).items() if some]
     return frame.with_columns(pl.when(~pl.col(name).is_in(MISSING)).then(pl.col(name)) for name in gaps)
+
+
+def _is_padded(texts: pl.Series) -> bool:
+    """Whether any text begins or ends with white space; beyond `EXACT` rows most are asked for spaces only."""
+    some = texts if len(texts) <= EXACT else texts.gather_every(len(texts) // EXACT + 1)
+    if some.str.contains(r"^\s|\s$").any():
+        return True
+    return len(some) < len(texts) and bool((texts < "!").any() or texts.str.ends_with(" ").any())
 
 
 def is_image(dtype: pl.DataType) -> bool:

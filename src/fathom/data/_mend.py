@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fathom.data._sniff import Dialect
+from fathom.data._sniff import HEAD, Dialect
 from fathom.data._table import SetAside
 
 LONGEST = 1 << 30  # characters of one cell
@@ -30,9 +30,10 @@ def mend(path: Path, dialect: Dialect, copy: Path, origin: str) -> Mended:
     """Write the sound records of `path` to `copy`, and return what became of the others."""
     csv.field_size_limit(LONGEST)
     result = Mended()
-    newline = None if "\r" in _first(path, dialect.encoding) else "\n"
+    errors = "replace" if dialect.encoding.startswith("utf-16") else "surrogateescape"
+    newline = None if _ends_in_returns(path, dialect.encoding) else "\n"
     with (
-        path.open(encoding=dialect.encoding, errors="surrogateescape", newline=newline) as lines,
+        path.open(encoding=dialect.encoding, errors=errors, newline=newline) as lines,
         copy.open("wb") as file,
     ):
         work = _Records(enumerate(lines, 1), dialect)
@@ -130,8 +131,8 @@ class _Records:
         return text.getvalue()
 
 
-def _first(path: Path, encoding: str) -> str:
-    """Return "\\r" where lines end in it alone, as they did on old Macs."""
-    with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
-        start = file.read(1 << 18)
-    return "\r" if "\r" in start and "\n" not in start else ""
+def _ends_in_returns(path: Path, encoding: str) -> bool:
+    """Whether lines end in a carriage return alone, as they did on old Macs."""
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        start = file.read(HEAD)
+    return "\r" in start and "\n" not in start
