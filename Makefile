@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv/ready
-	$(BIN)/python examples/demo.py
+	$(BIN)/fathom fit fashion --out demo/fashion
 
 test: .venv/ready-test
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered

@@ -1,1 +1,185 @@
-"""The verbs of the command line."""
+"""The verbs of the command line.
+
+The answer goes to stdout (`--json` makes it one JSON value), progress and warnings to stderr. A mistake of the
+user's is one line on stderr and exit code 2. Heavy modules are imported by the verb that needs them.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import fathom
+from fathom.core.errors import FathomError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="From raw data to a deep learning model that you understand, trust and ship.",
+)
+
+Source = Annotated[str, typer.Argument(help="A table, a folder of images or texts by class, or a bundled sample.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of a trained model.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Targets = Annotated[list[str] | None, typer.Option("--target", help="A column to predict; may be repeated.")]
+
+
+@app.command()
+def fit(
+    source: Annotated[str | None, typer.Argument(help="A table, a folder by class, or a bundled sample.")] = None,
+    target: Targets = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model. Default: runs/NAME.")] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture, from `fathom models`; default: auto.")] = None,
+    objective: Annotated[str | None, typer.Option(help="What to train for, from `fathom objectives`.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time to train for, at most.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
+    test: Annotated[str | None, typer.Option(help="Source to test on; otherwise rows are kept back.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="An option, as in model.depth=12.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Options from a TOML file.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run into --out stopped.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Train a model on SOURCE and write it, with its report, into a folder."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    trained = fathom.fit(
+        source,
+        target,
+        test=test,
+        out=out if out is not None else _default_folder(source, config),
+        model=model,
+        objective=objective,
+        minutes=minutes,
+        epochs=epochs,
+        seed=seed,
+        config=config,
+        sets=set_ or (),
+        resume=resume,
+        progress=True,
+    )
+    _answer(trained.info() if json else trained.summary())
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    source: Source,
+    out: Annotated[Path | None, typer.Option(help="Write the table here: .csv, .parquet or .jsonl.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Predict every row of SOURCE with the model in FOLDER; prints CSV, or writes a file."""
+    from fathom.api.look import as_csv, write_table
+
+    frame = fathom.load(folder).predict(source)
+    if out is not None:
+        write_table(frame, out)
+        _note(f"{len(frame):,} predictions in {out}")
+    if json:
+        _answer(frame.to_dicts())
+    elif out is None:
+        sys.stdout.write(as_csv(frame))
+
+
+@app.command()
+def evaluate(folder: Folder, source: Source, json: AsJson = False) -> None:
+    """Score the model in FOLDER on the rows of SOURCE."""
+    from fathom.api.summary import describe_scores
+
+    scores = fathom.load(folder).evaluate(source)
+    _answer(scores if json else describe_scores(scores))
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write report.html anew from the evidence in FOLDER, and print its path."""
+    _answer(str(fathom.load(folder).report()))
+
+
+@app.command()
+def info(folder: Folder, json: AsJson = False) -> None:
+    """Tell what the model in FOLDER is, what it was trained on and how good it is."""
+    model = fathom.load(folder)
+    _answer(model.info() if json else model.summary())
+
+
+@app.command()
+def inspect(source: Source, target: Targets = None, json: AsJson = False) -> None:
+    """Show the columns of SOURCE, what kind each was taken for, and why."""
+    from fathom.api.look import describe_table
+
+    found = fathom.inspect(source, target)
+    _answer(found if json else describe_table(found))
+
+
+@app.command()
+def models(json: AsJson = False) -> None:
+    """List the architectures."""
+    _listing(fathom.models(), json)
+
+
+@app.command()
+def objectives(json: AsJson = False) -> None:
+    """List what a model can be trained to do."""
+    _listing(fathom.objectives(), json)
+
+
+@app.command()
+def samples(json: AsJson = False) -> None:
+    """List the bundled data sets."""
+    _listing(fathom.samples(), json)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        _answer(f"fathom {fathom.__version__}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line: 0 done, 2 the user's mistake, 130 interrupted, 143 terminated."""
+    try:
+        app()
+    except FathomError as error:
+        _note(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt as interruption:
+        _note(str(interruption) or "interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _default_folder(source: str | None, config: Path | None) -> Path:
+    name = Path(source).name.split(".")[0] if source else (config.stem if config else "model")
+    return Path("runs") / (name or "model")
+
+
+def _answer(value: Any) -> None:
+    print(value if isinstance(value, str) else jsonlib.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _listing(rows: list[dict[str, Any]], json: bool) -> None:
+    if json:
+        _answer(rows)
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['name']:<{width}}  {row['about']}")

@@ -38,7 +38,8 @@ class MovingAverage:
     """Exponential moving average of an objective's weights: average ← decay · average + (1 − decay) · weights.
 
     For the first steps the decay is lower, (1 + n) / (10 + n) at the n-th, so that the random start is soon
-    forgotten. Floating-point buffers (running statistics) are averaged too, others copied.
+    forgotten. Floating-point buffers of the state (running statistics) are averaged too. Other buffers are copied:
+    those that are not saved are constants, which may be infinite, and an average with infinity is not a number.
 
     Source: Polyak, Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
     """
@@ -48,7 +49,8 @@ class MovingAverage:
         self.values = copy(weights(module))
         self._live = [(p, n) for n, p in module.named_parameters() if p.is_floating_point()]
         # A buffer is found by its place: a module may put another tensor there at any step.
-        self._buffers = [(_place(module, n), n) for n, _ in module.named_buffers()]
+        saved = module.state_dict().keys()
+        self._buffers = [(_place(module, n), n, n in saved) for n, _ in module.named_buffers()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -56,10 +58,10 @@ class MovingAverage:
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         live: list[Tensor] = [p for p, _ in self._live]
         kept = [self.values[n] for _, n in self._live]
-        for (buffers, key), name in self._buffers:
+        for (buffers, key), name, saved in self._buffers:
             buffer = buffers[key]
             assert buffer is not None
-            if buffer.is_floating_point():
+            if saved and buffer.is_floating_point():
                 live.append(buffer)
                 kept.append(self.values[name])
             else:

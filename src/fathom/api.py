@@ -1,1 +1,0 @@
-"""The assembler: the only place where all rooms meet."""

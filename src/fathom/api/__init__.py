@@ -1,0 +1,1 @@
+"""The assembler: the only room where all others meet."""

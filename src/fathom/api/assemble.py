@@ -1,0 +1,117 @@
+"""From names and options to the objects that the engine trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from fathom.api.config import Settings, chosen
+from fathom.core import catalog
+from fathom.core.config import as_dict, build
+from fathom.core.errors import ConfigError
+from fathom.core.objective import Objective
+from fathom.core.types import Augment, DataSpec
+from fathom.data.augment import AugmentConfig
+from fathom.data.augment import build as build_augment
+from fathom.engine.plan import Plan
+
+ModelChoice = str | nn.Module | Callable[[DataSpec], nn.Module] | None
+ObjectiveChoice = str | Callable[[DataSpec, nn.Module], Objective] | None
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What one run trains, and how.
+
+    Attributes:
+        entries: model and objective as the artifact records them; None for an object of the user's own.
+        settings: the complete options, which repeat the run.
+        why: why this model.
+    """
+
+    objective: Objective
+    plan: Plan
+    augment: Augment | None
+    entries: dict[str, catalog.Entry | None]
+    settings: Settings
+    why: str
+
+
+def assemble(spec: DataSpec, settings: Settings, model: ModelChoice, objective: ObjectiveChoice) -> Assembled:
+    """Return model, objective and plan for such data; the model's recipe fills in what the user left open.
+
+    Raises:
+        ConfigError: an unknown name or option, or a model or objective that cannot take this data.
+    """
+    name, why = _name(spec, settings, model)
+    entries: dict[str, catalog.Entry | None] = {"model": None, "objective": None}
+    if name:
+        entry, config = chosen("models", {**settings.of("model"), "name": name})
+        _require(entry, spec)
+        entries["model"] = replace(entry, config=config)
+        recipe: Mapping[str, Any] = getattr(entry.module, "recipe", lambda config, spec: {})(config, spec)
+        settings = settings.over(recipe)
+    plan = build(Plan, settings.of("engine"), "engine")
+    augment_config = build(AugmentConfig, settings.of("augment"), "augment")
+    torch.manual_seed(plan.seed)
+    network = _network(entries["model"], spec, model)
+    if objective is None or isinstance(objective, str):
+        options = {"name": "supervised", **settings.of("objective")}
+        entry, config = chosen("objectives", options)
+        _require(entry, spec)
+        entries["objective"] = replace(entry, config=config)
+        task = entry.module.build(config, spec, network)
+    else:
+        task = objective(spec, network)
+    return Assembled(
+        objective=task,
+        plan=plan,
+        augment=build_augment(spec, augment_config) if spec.images else None,
+        entries=entries,
+        settings=_complete(settings, entries, plan, augment_config),
+        why=why,
+    )
+
+
+def _name(spec: DataSpec, settings: Settings, model: ModelChoice) -> tuple[str, str]:
+    """Return the name of the model in the catalog ("" for the user's own object), and why it."""
+    if model is not None and not isinstance(model, str):
+        return "", "given as an object"
+    name = settings.of("model").get("name", "auto")
+    if name != "auto":
+        return str(name), "asked for"
+    return import_module("fathom.models._auto").choose(spec)
+
+
+def _network(entry: catalog.Entry | None, spec: DataSpec, model: ModelChoice) -> nn.Module:
+    if entry is not None:
+        return entry.module.build(entry.config, spec)
+    network = model if isinstance(model, nn.Module) else model(spec)  # type: ignore[operator, misc]
+    if not isinstance(getattr(network, "width", None), int):
+        raise ConfigError(
+            f"The model {type(network).__name__} has no whole number `width`; set it to the length D of the "
+            "features [B, D] that its forward returns as Features(pooled=…)."
+        )
+    return network
+
+
+def _require(entry: catalog.Entry, spec: DataSpec) -> None:
+    problem = entry.module.accepts(spec)
+    if problem:
+        raise ConfigError(
+            f"{catalog.SINGULAR[entry.room].capitalize()} '{entry.name}' cannot take this data: {problem}."
+        )
+
+
+def _complete(
+    settings: Settings, entries: Mapping[str, catalog.Entry | None], plan: Plan, augment: AugmentConfig
+) -> Settings:
+    named = {
+        group: {"name": entry.name, **as_dict(entry.config)} for group, entry in entries.items() if entry is not None
+    }
+    return Settings(settings.over({}).groups | named | {"engine": as_dict(plan), "augment": as_dict(augment)})

@@ -1,0 +1,193 @@
+"""After training: measure the model on rows that it did not learn from, and gather the evidence."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from fathom import __version__
+from fathom.api.assemble import Assembled
+from fathom.api.config import EvaluateConfig
+from fathom.api.model import Model
+from fathom.api.prepare import Material, Part
+from fathom.artifact import Artifact, outputs
+from fathom.artifact.rebuild import described
+from fathom.core.config import as_dict, build, to_toml
+from fathom.core.types import DataSpec
+from fathom.engine.records import Chose, Epoch, Finished, Record
+from fathom.evaluate import (
+    Baseline,
+    ColumnEvidence,
+    DataEvidence,
+    Evidence,
+    RunEvidence,
+    SetAsideEvidence,
+    TargetEvidence,
+    appraise,
+    baselines,
+    report,
+    score,
+    to_json,
+)
+from fathom.evaluate.evidence import SHOWN_SET_ASIDE
+
+
+def conclude(material: Material, assembled: Assembled, records: Iterable[Record]) -> Model:
+    """Return the trained model with everything that was measured of it."""
+    spec = material.preprocess.spec
+    seed = assembled.plan.seed
+    judged_on, part = material.judge
+    found = outputs(assembled.objective, part.prepared.store, spec.targets)
+    truth = {f.name: part.prepared.store.columns[f.target_key].numpy() for f in spec.targets}
+    scores = score(spec.targets, found, truth, seed)
+    rivals = _rivals(material, assembled, part)
+    targets = appraise(
+        spec.targets,
+        found,
+        truth,
+        rivals=rivals,
+        images={f.name: part.prepared.store.columns[f.key].numpy() for f in spec.images},
+        texts={f.name: _texts(part, f.source) for f in spec.texts},
+        columns=_plain_columns(spec, part, material),
+        scores=scores,
+        seed=seed,
+    )
+    evidence = _evidence(material, assembled, list(records), targets)
+    metrics = {
+        "judged_on": judged_on,
+        "rows": len(part.prepared.rows),
+        "test": scores,
+        "baselines": [rival.record() for rival in rivals],
+        "verdict": {target.name: target.verdict for target in targets},
+    }
+    files = {
+        "config.toml": to_toml(assembled.settings.groups),
+        "evidence.json": to_json(evidence).decode(),
+        "report.html": report(evidence),
+    }
+    about = {"name": evidence.title, "source": evidence.data.source}
+    config = {
+        "model": described(assembled.entries["model"], assembled.objective.model),
+        "objective": described(assembled.entries["objective"], assembled.objective),
+        "about": about,
+    }
+    artifact = Artifact(assembled.objective.eval(), spec, material.preprocess, config, metrics)
+    return Model(artifact, dict(assembled.entries), files)
+
+
+def _rivals(material: Material, assembled: Assembled, judge: Part) -> list[Baseline]:
+    config = build(EvaluateConfig, assembled.settings.of("evaluate"), "evaluate")
+    if not config.baselines or judge is material.train:
+        return []
+    spec = material.preprocess.spec
+    return baselines(
+        material.train.prepared.store.columns,
+        judge.prepared.store.columns,
+        spec,
+        {f.name: (_texts(material.train, f.source), _texts(judge, f.source)) for f in spec.texts},
+        assembled.plan.seed,
+        config.baseline_seconds,
+    )
+
+
+def _texts(part: Part, column: str) -> list[str]:
+    return [value or "" for value in part.rows.get_column(column).cast(str, strict=False).to_list()]
+
+
+def _plain_columns(spec: DataSpec, part: Part, material: Material) -> dict[str, list[Any]]:
+    """Return the judged rows' numbers, categories and dates as the user wrote them."""
+    kinds = {c.name: c.kind for c in material.columns}
+    sources = dict.fromkeys(f.source for f in spec.inputs if kinds.get(f.source) not in ("text", "image"))
+    return {name: part.rows.get_column(name).to_list() for name in sources}
+
+
+def _evidence(
+    material: Material, assembled: Assembled, records: list[Record], targets: list[TargetEvidence]
+) -> Evidence:
+    spec = material.preprocess.spec
+    names = ", ".join(f.name for f in spec.targets)
+    return Evidence(
+        title=f"{names} from {os.path.basename(material.table.origin.rstrip('/'))}",  # noqa: PTH119
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data=_data_evidence(material, spec),
+        run=_run_evidence(assembled, records),
+        targets=targets,
+        environment={
+            "fathom": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        },
+        commands=[
+            ("predict new rows", "fathom predict DIR NEW_ROWS"),
+            ("score other rows", "fathom evaluate DIR OTHER_ROWS"),
+            ("train again, the same", f"fathom fit {material.table.origin} --config DIR/config.toml"),
+        ],
+    )
+
+
+def _data_evidence(material: Material, spec: DataSpec) -> DataEvidence:
+    parts = {"train": material.train, "valid": material.valid, "test": material.test}
+    used = {f.source or f.name for f in spec.inputs}
+    targets = {f.name for f in spec.targets}
+    return DataEvidence(
+        source=material.table.origin,
+        rows=sum(len(part.prepared.rows) for part in parts.values() if part),
+        columns=[
+            ColumnEvidence(
+                name=c.name,
+                kind=c.kind,
+                role="target" if c.name in targets else "input" if c.name in used else "dropped",
+                why=c.why,
+                missing=c.missing,
+                distinct=c.distinct,
+                examples=list(c.examples),
+            )
+            for c in material.columns
+        ],
+        splits={name: len(part.prepared.rows) for name, part in parts.items() if part},
+        how_split=material.how_split,
+        overlaps=material.overlap,
+        classes={f.name: dict(zip(f.classes, f.counts, strict=False)) for f in spec.targets if f.classes},
+        set_aside=[
+            SetAsideEvidence(where=s.where, row=s.row, column=s.column, reason=s.reason)
+            for s in material.set_aside[:SHOWN_SET_ASIDE]
+        ],
+        set_aside_count=len(material.set_aside),
+        notes=list(material.notes),
+    )
+
+
+def _run_evidence(assembled: Assembled, records: list[Record]) -> RunEvidence:
+    finished = next(r for r in reversed(records) if isinstance(r, Finished))
+    entry, task = assembled.entries["model"], assembled.entries["objective"]
+    return RunEvidence(
+        model=entry.name if entry else type(assembled.objective.model).__name__,
+        objective=task.name if task else type(assembled.objective).__name__,
+        why=assembled.why,
+        parameters=sum(p.numel() for p in assembled.objective.parameters()),
+        epochs=[_epoch(epoch) for epoch in finished.history],
+        best_epoch=finished.best_epoch if finished.kept.startswith("best") else None,
+        stopped=finished.reason,
+        seconds=finished.seconds,
+        seed=assembled.plan.seed,
+        tuner=[{"what": r.what, "chosen": r.value, "why": r.why} for r in records if isinstance(r, Chose)],
+        settings={
+            f"{group}.{name}": as_dict(value)
+            for group, options in assembled.settings.groups.items()
+            for name, value in options.items()
+        },
+    )
+
+
+def _epoch(epoch: Epoch) -> dict[str, float | int | None]:
+    train = {f"train_{name}": value for name, value in epoch.train.items()}
+    more = {"learning_rate": epoch.learning_rate, "seconds": epoch.seconds}
+    return {"epoch": epoch.epoch, **train, **epoch.valid, **more}

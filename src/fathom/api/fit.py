@@ -1,0 +1,141 @@
+"""Training from end to end: data, model, objective, engine, evaluation, artifact."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fathom.api.assemble import Assembled, ModelChoice, ObjectiveChoice, assemble
+from fathom.api.conclude import conclude
+from fathom.api.config import Settings, gather
+from fathom.api.model import Model
+from fathom.api.prepare import Material, prepare
+from fathom.api.progress import say, watch
+from fathom.core.config import as_dict, read_toml, to_toml
+from fathom.core.errors import ConfigError
+from fathom.core.files import write_text
+from fathom.core.types import TrainingData
+from fathom.engine.loop import train
+from fathom.engine.records import Chose, Record
+
+CHECKPOINTS = "checkpoints"  # the folder of a run within that of its model
+MEASURED = ("threads", "precision", "channels_last")  # knobs that the engine chose, fixed when the run is repeated
+
+
+def fit(
+    source: Any = None,
+    target: str | Sequence[str] | None = None,
+    *,
+    test: Any = None,
+    out: str | os.PathLike[str] | None = None,
+    model: ModelChoice = None,
+    objective: ObjectiveChoice = None,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    sets: Iterable[str] = (),
+    resume: bool = False,
+    progress: bool = False,
+) -> Model:
+    """Train a model on a source and return it with its evidence.
+
+    Args:
+        source: a table (CSV, TSV, Parquet, JSON lines), a folder of images or texts by class, a polars or pandas
+            frame, rows as dicts, or the name of a bundled sample.
+        target: the column to predict, or several; of a folder by class it is the folder's name.
+        test: a source to test on; otherwise some rows are kept back.
+        out: a folder for the model and its checkpoints; without it everything stays in memory.
+        model: a name from `fathom.models()`, an `nn.Module`, or a function from a DataSpec to one.
+        objective: a name from `fathom.objectives()`, or a function from (DataSpec, nn.Module) to an Objective.
+        minutes: the most that training may take. epochs: passes over the training rows.
+        seed: of every random choice.
+        config: options as a TOML file or nested dict, such as {"model": {"depth": 4}, "split": {…}}.
+        sets: single options over all others, such as "engine.batch_size=64".
+        resume: go on from the last checkpoint in `out`; the result is that of a run never interrupted.
+        progress: tell on stderr what is going on.
+
+    Raises:
+        DataError, ConfigError, TrainingError, ArtifactError: one sentence says what to mend.
+    """
+    tell = say if progress else _silent
+    settings = gather(
+        _given(config, out, resume, model),
+        {
+            "data": {
+                "source": _name_of(source),
+                "test": _name_of(test),
+                "target": [target] if isinstance(target, str) else list(target) if target else None,
+            },
+            "model": {"name": model if isinstance(model, str) else None},
+            "objective": {"name": objective if isinstance(objective, str) else None},
+            "engine": {"minutes": minutes, "epochs": epochs, "seed": seed},
+        },
+        sets,
+    )
+    source = settings.of("data").get("source") if source is None else source
+    test = settings.of("data").get("test") or None if test is None else test
+    if source is None or source == "":
+        raise ConfigError("There is nothing to learn from: give a source, or --config with data.source in it.")
+
+    material = prepare(source, test, settings, int(settings.of("engine").get("seed", 0)))
+    for line in material.told():
+        tell(line)
+    assembled = assemble(material.preprocess.spec, settings, model, objective)
+    tell(f"model: {_model_name(assembled)} ({assembled.why})")
+    settings, records = _train(material, assembled, out, resume, progress)
+    tell(f"measuring on {len(material.judge[1].prepared.rows):,} {material.judge[0]} rows")
+    trained = conclude(material, replace(assembled, settings=settings), records)
+    if out is not None:
+        trained.save(out)
+    return trained
+
+
+def _train(
+    material: Material, assembled: Assembled, out: str | os.PathLike[str] | None, resume: bool, progress: bool
+) -> tuple[Settings, list[Record]]:
+    """Train, and return the complete settings with what the engine measured, and all records but steps."""
+    folder = None if out is None else Path(out) / CHECKPOINTS
+    if folder is not None:
+        write_text(folder / "config.toml", to_toml(assembled.settings.groups))
+    data = TrainingData(
+        train=material.train.prepared.store,
+        valid=material.valid.prepared.store if material.valid else None,
+        augment=assembled.augment,
+    )
+    running = train(assembled.objective, data, assembled.plan, folder, resume=resume)
+    records = [record for record in watch(running, progress) if type(record).__name__ != "Step"]
+    knobs = {r.what: r.value for r in records if isinstance(r, Chose) and r.what in MEASURED}
+    fixed: dict[str, Any] = {**knobs, **({"threads": int(knobs["threads"])} if "threads" in knobs else {})}
+    groups = assembled.settings.groups
+    return Settings(groups | {"engine": {**groups.get("engine", as_dict(assembled.plan)), **fixed}}), records
+
+
+def _given(config: Any, out: str | os.PathLike[str] | None, resume: bool, model: ModelChoice) -> dict[str, Any]:
+    """Return the options of the interrupted run, or of the config file. A model named anew drops another's options."""
+    stored = None if out is None else Path(out) / CHECKPOINTS / "config.toml"
+    if resume and out is None:
+        raise ConfigError("There is nothing to resume: name the run's folder with --out (or out=…).")
+    if config is not None:
+        values = dict(config) if isinstance(config, Mapping) else read_toml(config)
+    else:
+        values = read_toml(stored) if resume and stored is not None and stored.exists() else {}
+    if isinstance(model, str) and isinstance(values.get("model"), Mapping) and values["model"].get("name") != model:
+        values["model"] = {}
+    return values
+
+
+def _name_of(source: Any) -> str | None:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def _model_name(assembled: Assembled) -> str:
+    entry = assembled.entries["model"]
+    return entry.name if entry else type(assembled.objective.model).__name__
+
+
+def _silent(text: str) -> None:
+    pass

@@ -1,0 +1,98 @@
+"""Looking at data before training, and writing tables of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fathom.core.config import as_dict
+from fathom.core.errors import ConfigError, did_you_mean
+from fathom.core.files import replacing
+
+if TYPE_CHECKING:
+    import polars as pl
+
+WRITERS = {".csv": "write_csv", ".tsv": "write_csv", ".parquet": "write_parquet", ".jsonl": "write_ndjson"}
+
+
+def inspect(source: Any, target: str | Sequence[str] | None = None) -> dict[str, Any]:
+    """Return what Fathom makes of a source before any training.
+
+    Returns:
+        source, rows, target, columns (name, kind, why, missing, distinct, examples), set_aside (where, row,
+        column, reason), notes.
+
+    Raises:
+        DataError: the source cannot be read, or has no such target.
+    """
+    from fathom.data import infer, read
+
+    table = read(source)
+    targets = ((target,) if isinstance(target, str) else tuple(target)) if target else table.target
+    columns = infer(table.frame, tuple(targets), folder=table.folder)
+    return {
+        "source": table.origin,
+        "rows": len(table.frame),
+        "target": list(targets),
+        "columns": [as_dict(column) for column in columns],
+        "set_aside": [as_dict(row) for row in table.set_aside],
+        "notes": list(table.notes),
+    }
+
+
+def describe_table(found: dict[str, Any]) -> str:
+    """Return the result of `inspect` as text for a terminal."""
+    lines = [f"{found['source']}: {found['rows']:,} rows, {len(found['columns'])} columns"]
+    names = [_shortened(column["name"], 32) + (" *" if column["name"] in found["target"] else "")
+             for column in found["columns"]]  # fmt: skip
+    width = max(map(len, names), default=0)
+    for name, column in zip(names, found["columns"], strict=True):
+        missing = f"; {column['missing']:,} missing" if column["missing"] else ""
+        shown = ", ".join(_shortened(str(example), 24) for example in column["examples"][:3])
+        example = f"  e.g. {shown}" if shown else ""
+        lines.append(f"  {name:<{width}}  {column['kind']:<10}  {column['why']}{missing}{example}")
+    if found["target"]:
+        lines.append("* to be predicted")
+    lines += found["notes"]
+    lines += describe_set_aside(found["set_aside"])
+    return "\n".join(lines)
+
+
+def describe_set_aside(rows: Sequence[dict[str, Any]], limit: int = 10) -> list[str]:
+    """Return one line for each row that could not be used, at most `limit`."""
+    if not rows:
+        return []
+    lines = [f"{len(rows):,} rows were set aside:"]
+    for row in rows[:limit]:
+        place = "" if row["row"] is None else f", row {row['row']:,}"
+        column = f", column '{row['column']}'" if row["column"] else ""
+        lines.append(f"  {row['where']}{place}{column}: {row['reason']}")
+    return lines + ([f"  … and {len(rows) - limit:,} more"] if len(rows) > limit else [])
+
+
+def as_csv(frame: pl.DataFrame) -> str:
+    """Return the frame as CSV text with a header."""
+    return frame.write_csv()
+
+
+def write_table(frame: pl.DataFrame, path: Path) -> None:
+    """Write the frame in the format that the name ends with, whole or not at all.
+
+    Raises:
+        ConfigError: an ending that is none of .csv, .tsv, .parquet, .jsonl.
+    """
+    ending = path.suffix.lower()
+    if ending not in WRITERS:
+        raise ConfigError(
+            f"'{path}' does not tell the format of the table; end it with .csv, .tsv, .parquet or .jsonl."
+            + (did_you_mean(ending, WRITERS) if ending else "")
+        )
+    options = {"separator": "\t"} if ending == ".tsv" else {}
+    with replacing(path) as temporary:
+        getattr(frame, WRITERS[ending])(temporary, **options)
+
+
+def _shortened(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,187 @@
+"""From a source to tensors ready to train on: read, name the columns, split, fit the preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fathom.api.config import DataConfig, Settings
+from fathom.api.look import describe_set_aside
+from fathom.core.config import as_dict, build
+from fathom.core.errors import DataError, did_you_mean
+from fathom.data import (
+    Column,
+    PrepareConfig,
+    Prepared,
+    Preprocess,
+    SetAside,
+    SplitConfig,
+    Table,
+    infer,
+    overlaps,
+    read,
+    split,
+)
+
+IMBALANCE = 4.0  # classes whose counts differ by more are spoken of
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows for one purpose: as the user gave them, and as tensors (of the rows that could be used)."""
+
+    frame: pl.DataFrame
+    prepared: Prepared
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """The user's rows that became tensors, in the tensors' order."""
+        return self.frame[self.prepared.rows]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that training and evaluation need of the data, and what the user should be told of it."""
+
+    table: Table
+    columns: tuple[Column, ...]
+    preprocess: Preprocess
+    train: Part
+    valid: Part | None
+    test: Part | None
+    set_aside: tuple[SetAside, ...]
+    overlap: int
+    how_split: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def judge(self) -> tuple[str, Part]:
+        """The rows that the model is judged by, and their name: test rows where there are any."""
+        if self.test is not None:
+            return "test", self.test
+        if self.valid is not None:
+            return "validation", self.valid
+        return "training", self.train
+
+    def told(self) -> Iterator[str]:
+        """Yield what the user should know before training starts."""
+        parts = {"train on": self.train, "validate": self.valid, "test": self.test}
+        sizes = ", ".join(f"{len(part.prepared.rows):,} to {name}" for name, part in parts.items() if part)
+        yield f"data: {self.table.origin}, {sizes} ({self.how_split})"
+        yield from self.notes
+        for kind, why in (("identifier", "identifies rows"), ("constant", "is always the same")):
+            names = [c.name for c in self.columns if c.kind == kind and c.name not in self.preprocess.targets]
+            if names:
+                yield f"left out: {', '.join(names)} ({why})"
+        for target in self.preprocess.spec.targets:
+            if target.counts and max(target.counts) > IMBALANCE * max(1, min(target.counts)):
+                rarest, commonest = min(target.counts), max(target.counts)
+                yield f"'{target.name}' is imbalanced: classes have {rarest:,} to {commonest:,} rows; they are weighted"
+        if self.overlap:
+            yield f"warning: {self.overlap:,} test rows also stand in the training rows; scores flatter by them"
+        yield from describe_set_aside([as_dict(row) for row in self.set_aside])
+
+
+def prepare(source: Any, test: Any, settings: Settings, seed: int) -> Material:
+    """Return the material of one run.
+
+    Args:
+        source: path, frame, rows or sample name; test: the same, or None.
+        settings: the user's options; the groups data, split and prepare are read.
+
+    Raises:
+        DataError, ConfigError: naming file, row, column or option.
+    """
+    table = read(source)
+    config = build(DataConfig, settings.of("data"), "data")
+    targets = config.target or table.target
+    if not targets:
+        raise DataError(
+            f"Which column of {table.origin} shall be predicted? Name it with --target (or target=…). "
+            f"Columns: {', '.join(table.frame.columns[:20])}."
+        )
+    tested = None if test is None else read(test)
+    dividing = _split_config(settings, table, tested is not None)
+    inputs = _inputs(table, config, targets, dividing)
+    columns = tuple(
+        column
+        for column in infer(table.frame, targets, config.kinds, folder=table.folder)
+        if column.name in inputs or column.name in targets
+    )
+    parts = split(table.frame, columns, targets, dividing, seed)
+    preparing = build(PrepareConfig, settings.of("prepare"), "prepare")
+    rows = table.frame[parts.train]
+    preprocess, prepared = Preprocess.fit(rows, columns, targets, folder=table.folder, config=preparing, seed=seed)
+    train = Part(rows, prepared)
+    valid = _part(table.frame[parts.valid], preprocess, table.folder) if len(parts.valid) else None
+    if tested is not None:
+        judge: Part | None = _part(tested.frame, preprocess, tested.folder)
+    else:
+        judge = _part(table.frame[parts.test], preprocess, table.folder) if len(parts.test) else None
+    return Material(
+        table=table,
+        columns=columns,
+        preprocess=preprocess,
+        train=train,
+        valid=valid,
+        test=judge,
+        set_aside=_all_set_aside(table, tested, train, valid, judge),
+        overlap=_overlap(train, judge, columns, targets, table.folder, tested.folder if tested else None),
+        how_split=_how_split(dividing, tested is not None),
+        notes=(*table.notes, *(tested.notes if tested else ())),
+    )
+
+
+def _split_config(settings: Settings, table: Table, tested: bool) -> SplitConfig:
+    """Follow the table's own column of parts unless told otherwise; keep no test rows back where others are given."""
+    config = build(SplitConfig, settings.of("split"), "split")
+    if table.split and not (config.column or config.group or config.time):
+        config = replace(config, column=table.split)
+    return replace(config, test=0.0) if tested else config
+
+
+def _how_split(config: SplitConfig, tested: bool) -> str:
+    ways = (("column", config.column), ("group", config.group), ("time", config.time))
+    how = next((f"by {way} '{name}'" for way, name in ways if name), "at random, stratified")
+    return f"{how}; tested on a source of its own" if tested else how
+
+
+def _inputs(table: Table, config: DataConfig, targets: tuple[str, ...], dividing: SplitConfig) -> set[str]:
+    """Return the columns to predict from: never a target, nor the column that says which rows are for what."""
+    known = table.frame.columns
+    for name in (*config.inputs, *config.drop):
+        if name not in known:
+            raise DataError(f"There is no column '{name}'.{did_you_mean(name, known)}")
+    chosen = config.inputs or table.inputs
+    if not chosen:
+        chosen = tuple(name for name in known if name not in (table.split, dividing.column, dividing.group))
+    return set(chosen) - {*config.drop, *targets}
+
+
+def _part(frame: pl.DataFrame, preprocess: Preprocess, folder: Path | None) -> Part:
+    return Part(frame, preprocess.transform(frame, folder=folder, with_targets=True))
+
+
+def _all_set_aside(table: Table, tested: Table | None, *parts: Part | None) -> tuple[SetAside, ...]:
+    rows = [*table.set_aside, *(tested.set_aside if tested else ())]
+    for part in parts:
+        rows += part.prepared.set_aside if part else ()
+    return tuple(rows)
+
+
+def _overlap(
+    train: Part,
+    test: Part | None,
+    columns: tuple[Column, ...],
+    targets: tuple[str, ...],
+    folder: Path | None,
+    test_folder: Path | None,
+) -> int:
+    if test is None:
+        return 0
+    inputs = [c.name for c in columns if c.name not in targets and c.kind not in ("identifier", "constant")]
+    return len(overlaps(train.rows, test.rows, inputs, folder, test_folder))

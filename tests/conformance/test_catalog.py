@@ -1,0 +1,175 @@
+"""Every model with every objective that takes its data keeps the same promises."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fathom.core import catalog
+from fathom.core.config import as_dict, build, describe
+from fathom.core.objective import Objective
+from fathom.core.types import DataSpec, Features, TrainingData
+from fathom.data import TensorStore
+from fathom.engine.loop import train
+from fathom.engine.plan import Plan
+from tests.conformance.samples import batch_of
+
+MODELS = catalog.files("models")
+OBJECTIVES = catalog.files("objectives")
+
+
+def spec_of(model: str) -> DataSpec:
+    return catalog.find("models", model).module.example()
+
+
+def built(model: str, objective: str, seed: int = 0) -> tuple[DataSpec, Objective]:
+    spec = spec_of(model)
+    torch.manual_seed(seed)
+    network, task = catalog.find("models", model), catalog.find("objectives", objective)
+    return spec, task.module.build(task.config, spec, network.module.build(network.config, spec))
+
+
+def pairs() -> Iterator[tuple[str, str]]:
+    for model in MODELS:
+        for objective in OBJECTIVES:
+            if catalog.find("objectives", objective).module.accepts(spec_of(model)) is None:
+                yield model, objective
+
+
+both = pytest.mark.parametrize(("model", "objective"), list(pairs()))
+each_model = pytest.mark.parametrize("model", MODELS)
+
+
+@pytest.mark.parametrize(("room", "name"), [(r, f) for r in ("models", "objectives") for f in catalog.files(r)])
+def test_a_file_says_what_it_is(room: str, name: str) -> None:
+    entry = catalog.find(room, name)
+    assert (entry.module.__doc__ or "").strip()
+    assert entry.module.REFERENCE
+    assert dataclasses.is_dataclass(entry.config) and entry.config.__dataclass_params__.frozen
+    assert all(help_text for *_, help_text in describe(type(entry.config)))
+    assert build(type(entry.config), as_dict(entry.config)) == entry.config
+    presets = {key for key, file in catalog.names(room).items() if file == name} - {name}
+    assert presets <= set(entry.module.presets) <= presets | {name}
+
+
+@each_model
+def test_features_have_the_promised_shapes(model: str) -> None:
+    spec = spec_of(model)
+    entry = catalog.find("models", model)
+    network = entry.module.build(entry.config, spec).eval()
+    with torch.no_grad():
+        features = network(batch_of(spec, 6))
+    members = getattr(network, "members", 1)
+    assert isinstance(features, Features)
+    assert features.pooled.shape == ((6, members, network.width) if members > 1 else (6, network.width))
+    assert features.pooled.isfinite().all()
+    if features.tokens is not None:
+        assert features.tokens.shape[0] == 6 and features.tokens.shape[2] == network.width
+
+
+@both
+def test_backward_reaches_every_parameter(model: str, objective: str) -> None:
+    spec, task = built(model, objective)
+    for phase in task.phases():
+        task.losses(batch_of(spec, 16), phase.name).total.backward(inputs=list(phase.parameters))
+    unreached = [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None]
+    assert unreached == []
+
+
+@both
+def test_one_row_and_any_order_predict_the_same(model: str, objective: str) -> None:
+    spec, task = built(model, objective)
+    batch = batch_of(spec, 7)
+    order = torch.randperm(7)
+    task.eval()
+    with torch.no_grad():
+        whole = task.predict(batch)
+        shuffled = task.predict({key: value[order] for key, value in batch.items()})
+        single = task.predict({key: value[:1] for key, value in batch.items()})
+    for name, value in whole.items():
+        torch.testing.assert_close(shuffled[name], value[order], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(single[name], value[:1], rtol=1e-4, atol=1e-5)
+
+
+@both
+def test_overfits_one_batch(model: str, objective: str) -> None:
+    spec, task = built(model, objective)
+    store = TensorStore(batch_of(spec, 16))
+    plan = Plan(
+        epochs=150, batch_size=16, learning_rate=3e-3, schedule="constant", keep="last", threads=1, precision="fp32"
+    )
+    before = float(task.eval().metrics(store.columns)[_first(task, store)].mean())
+    for _ in train(task, TrainingData(train=store), plan):
+        pass
+    after = float(task.eval().metrics(store.columns)[_first(task, store)].mean())
+    assert after < 0.2 * before
+
+
+@both
+def test_a_run_stopped_and_resumed_ends_with_the_same_weights(model: str, objective: str, tmp_path) -> None:
+    plan = Plan(epochs=4, batch_size=8, threads=1, precision="fp32", average=0.9, accumulate=2)
+    ends = []
+    for stops in (False, True):
+        spec, task = built(model, objective)
+        data = TrainingData(train=TensorStore(batch_of(spec, 40)), valid=TensorStore(batch_of(spec, 16, seed=1)))
+        folder = tmp_path / str(stops)
+        if stops:
+            records = train(task, data, plan, folder)
+            for record in records:
+                if type(record).__name__ == "Epoch" and record.epoch == 2:
+                    records.close()
+                    break
+            spec, task = built(model, objective, seed=5)
+        for _ in train(task, data, plan, folder, resume=stops):
+            pass
+        ends.append({key: value.clone() for key, value in task.state_dict().items()})
+    assert ends[0].keys() == ends[1].keys()
+    assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
+
+
+@both
+def test_state_moves_into_a_fresh_build(model: str, objective: str) -> None:
+    spec, task = built(model, objective, seed=1)
+    _, other = built(model, objective, seed=2)
+    other.load_state_dict(task.state_dict())
+    batch = batch_of(spec, 5)
+    task.eval(), other.eval()
+    with torch.no_grad():
+        for name, value in task.predict(batch).items():
+            assert torch.equal(value, other.predict(batch)[name])
+
+
+@each_model
+def test_exports_as_one_graph(model: str) -> None:
+    spec = spec_of(model)
+    entry = catalog.find("models", model)
+    network = entry.module.build(entry.config, spec).eval()
+    inputs = {key: value for key, value in batch_of(spec, 4).items() if not key.startswith("target:")}
+    with torch.no_grad():
+        exported = torch.export.export(network, (inputs,)).module()
+        torch.testing.assert_close(exported(inputs).pooled, network(inputs).pooled, rtol=1e-4, atol=1e-5)
+
+
+@each_model
+def test_compiles_without_a_graph_break(model: str) -> None:
+    spec = spec_of(model)
+    entry = catalog.find("models", model)
+    network = entry.module.build(entry.config, spec).eval()
+    inputs = {key: value for key, value in batch_of(spec, 4).items() if not key.startswith("target:")}
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(inputs).pooled, network(inputs).pooled, rtol=1e-4, atol=1e-5)
+
+
+@each_model
+def test_an_unknown_option_is_refused_by_name(model: str) -> None:
+    config = type(catalog.find("models", model).config)
+    with pytest.raises(catalog.ConfigError, match="nonsense"):
+        build(config, {"nonsense": 1}, "model")
+
+
+def _first(task: Objective, store: TensorStore) -> str:
+    return next(iter(task.metrics(store.columns)))
