@@ -58,9 +58,9 @@ class Scale:
     @classmethod
     def fit(cls, how: Literal["robust", "quantile", "standard"], rising: np.ndarray) -> Scale:
         """Learn from finite values in rising order."""
-        if len(rising) == 0:
-            return cls(how="standard")
-        if how == "quantile" and rising[0] < rising[-1]:
+        if len(rising) == 0 or rising[0] == rising[-1]:
+            return cls(how="standard", centre=float(rising[0]) if len(rising) else 0.0)
+        if how == "quantile":
             knots, scores = _normal_scores(rising)
             return cls(how=how, knots=knots, scores=scores)
         if how == "standard":
