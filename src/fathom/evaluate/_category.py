@@ -38,7 +38,8 @@ class CategoryMeasure:
         self.by_guess = _Groups(self.predicted, classes)
         self.by_bin = _Groups(self.bins, ECE_BINS)
 
-    def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, weights: np.ndarray, ranked: bool = True) -> dict[str, np.ndarray]:
+        """Return every metric [R] under weights [N, R]; without `ranked`, not the one that is slow (AUROC)."""
         total = weights.sum(0)  # [R]
         accuracy, surprise, squares = (self.terms.T.astype(weights.dtype) @ weights) / total
         support, guessed, hits = self.tables(weights)  # each [C, R]
@@ -53,7 +54,7 @@ class CategoryMeasure:
             "brier": squares,
             "ece": np.abs(self.by_bin.sums(weights * self.gap[:, None].astype(weights.dtype))).sum(0) / total,
         }
-        if weights.shape[1] == 1 or self.probabilities.shape[1] <= AUROC_CLASSES:
+        if ranked and (weights.shape[1] == 1 or self.probabilities.shape[1] <= AUROC_CLASSES):
             metrics["auroc"] = self.auroc(weights)
         return metrics
 

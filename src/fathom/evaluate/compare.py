@@ -62,8 +62,8 @@ def verdict(
 def _values(target: Field, output: np.ndarray, truth: np.ndarray, metric: str, resamples: int, seed: int) -> np.ndarray:
     """Return the metric on the rows themselves, and then on every resample: [1 + R]."""
     of = measure(target, output, truth)
-    samples = resampled(lambda weights: {metric: of(weights)[metric]}, len(truth), resamples, seed)
-    return np.concatenate([of(np.ones((len(truth), 1)))[metric], samples[metric]])
+    samples = resampled(lambda weights: {metric: of(weights, ranked=False)[metric]}, len(truth), resamples, seed)
+    return np.concatenate([of(np.ones((len(truth), 1)), ranked=False)[metric], samples[metric]])
 
 
 def _best(rivals: Sequence[Baseline], metric: str) -> Baseline | None:

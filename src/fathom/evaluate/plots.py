@@ -58,7 +58,8 @@ def dots(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Markup:
     shown = [row for row in rows if row["value"] is not None]
     if not shown:
         return Markup("")
-    label, right = 178, WIDTH - 66
+    label = min(215.0, max(110.0, 6.9 * max(len(row["name"]) for row in shown) + 16))
+    right = WIDTH - 66
     x = Scale(*_contest(shown), label, right)
     height = 34 * len(shown) + 30
     parts = []
@@ -68,7 +69,7 @@ def dots(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Markup:
     for i, row in enumerate(shown):
         y = 34 * i + 22
         style = "model" if row["kind"] == "model" else "other"
-        parts.append(_text(label - 14, y + 4, _format.shorten(row["name"], 26), f"label {style}", "end"))
+        parts.append(_text(label - 14, y + 4, _format.shorten(row["name"], 30), f"name {style}", "end"))
         if not x.low <= row["value"] <= x.high:
             parts.append(_beyond(label if row["value"] < x.low else right, y, -1 if row["value"] < x.low else 1))
         else:
@@ -152,15 +153,16 @@ def reliability(bins: Sequence[Mapping[str, float]], title: str) -> Markup:
     return _svg(parts, height, title)
 
 
-def scatter(points: Sequence[Sequence[float]], bands: Sequence[Mapping[str, float]], title: str) -> Markup:
+def scatter(points: Sequence[Sequence[float]], bands: Sequence[Mapping[str, float]], name: str) -> Markup:
     """Predicted (across) against true values (up), with the middle 90 % of the truth around each prediction."""
     if not points:
         return Markup("")
     values = [v for point in points for v in point] + [b[k] for b in bands for k in ("low", "high", "predicted")]
     low, high = min(values), max(values)
     log = low > 0 and high > 40 * low
-    height, left, right, floor = 360, 62, WIDTH - 20, 318
-    x, y = Scale(low, high, left, right, log), Scale(low, high, floor, 12, log)
+    height, left, right, floor = 372, 62, WIDTH - 12, 328
+    x, y = Scale(low, high, left, right, log), Scale(low, high, floor, 16, log)
+    short = _format.shorten(name, 24)
     parts = []
     for tick in x.ticks(5):
         parts.append(_line(left, y(tick), right, y(tick), "grid"))
@@ -173,8 +175,9 @@ def scatter(points: Sequence[Sequence[float]], bands: Sequence[Mapping[str, floa
         parts.append(Markup('<polygon class="band" points="{}"/>').format(" ".join(f"{a},{b}" for a, b in around)))
     parts.append(_line(x(low), y(low), x(high), y(high), "mark"))
     parts += [_circle(x(guess), y(truth), 2.2, "point") for truth, guess in points]
-    parts.append(_text((left + right) / 2, height - 4, "predicted (up: true)", "tick", "middle"))
-    return _svg(parts, height, title)
+    parts.append(_text((left + right) / 2, height - 4, f"predicted {short}", "tick", "middle"))
+    parts.append(_text(left - 8, 2, f"true {short}", "tick", "start"))
+    return _svg(parts, height, f"Predicted against true {name}")
 
 
 def whisker(low: float | None, high: float | None, value: float | None, bounds: tuple[float, float]) -> Markup:
@@ -201,7 +204,7 @@ def _contest(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     middle = sorted(row["value"] for row in rows)[len(rows) // 2]
     near = sorted(rows, key=lambda row: abs(row["value"] - middle))[: max(2, len(rows) - 1)]
     low, high = span(rows)
-    if 4 * (span(near)[1] - span(near)[0]) < high - low:
+    if 2.5 * (span(near)[1] - span(near)[0]) < high - low:
         low, high = span(near)
     pad = (high - low) * 0.12 or abs(low) * 0.05 or 1.0
     return low - pad, high + pad

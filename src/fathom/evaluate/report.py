@@ -14,6 +14,8 @@ from fathom.evaluate.score import METRICS
 
 TEMPLATE = Path(__file__).with_name("report.html")
 WHOLE_MATRIX = 20  # classes; of more, the most confused pairs are listed instead
+TEXTS, TABLE_ROWS = 9, 15  # mistakes shown of texts and of tables; the rest is folded away or left out
+MISTAKE_COLUMNS = 14
 CLASS_ROWS = 30  # of the table of classes; the rest is folded away
 NOT_MEASURES = {"epoch", "step", "learning_rate", "seconds", "seconds_left", "samples_per_second", "best"}
 JUDGED = {
@@ -71,7 +73,7 @@ def _target(target: TargetEvidence) -> dict[str, Any]:
         "matrix": _matrix(scored.get("confusion")),
         "per_class": _per_class(scored.get("per_class", [])),
         "calibration": _calibration(target),
-        "mistakes": [_mistake(m, target.kind) for m in target.mistakes],
+        "mistakes": _mistakes(target),
         "slices": _slices(target),
     }
 
@@ -133,7 +135,7 @@ def _calibration(target: TargetEvidence) -> dict[str, Any]:
     if not found:
         return {}
     if target.kind != "category":
-        chart = plots.scatter(found["points"], found["bands"], f"Predicted against true {target.name}")
+        chart = plots.scatter(found["points"], found["bands"], target.name)
         return {"chart": chart, "words": _residual_words(found)}
     chart = plots.reliability(found["bins"], "How often the model was right, by how sure it was")
     return {"chart": chart, "words": _calibration_words(found)}
@@ -168,6 +170,17 @@ def _residual_words(found: Mapping[str, Any]) -> str:
         f"{_format.number(found['within']['90'])}. On average they are {_format.number(abs(found['bias']))} {side}. "
         "The band holds the middle 90 % of the true values around each prediction."
     )
+
+
+def _mistakes(target: TargetEvidence) -> dict[str, Any]:
+    """Return the mistakes as cards of images or texts, or, of rows of a table, as one table."""
+    cards = [_mistake(mistake, target.kind) for mistake in target.mistakes]
+    if any(card["images"] for card in cards):
+        return {"cards": cards, "style": "", "folded": [], "table": [], "columns": []}
+    if any(card["texts"] for card in cards):
+        return {"cards": cards[:TEXTS], "style": "wide", "folded": cards[TEXTS:], "table": [], "columns": []}
+    columns = list(dict.fromkeys(name for card in cards for name in card["columns"]))[:MISTAKE_COLUMNS]
+    return {"cards": [], "style": "", "folded": [], "table": cards[:TABLE_ROWS], "columns": columns}
 
 
 def _mistake(mistake: Mapping[str, Any], kind: str) -> dict[str, Any]:
