@@ -129,7 +129,7 @@ def load(
         path = folder / weights.NAME
         size, tensors = path.stat().st_size, len(weights.headers(path))
         module = rebuild.rebuild(config, spec, folder, size, tensors, model, objective)
-        weights.read(module, path)
+        weights.read(module, path, _tied(config, folder))
     except OSError as error:
         raise ArtifactError(f"'{folder}' cannot be read: {error.strerror or error}.") from None
     return Artifact(module.to(device).eval(), spec, preprocess, config, metrics, folder, listed.unlisted)
@@ -149,6 +149,13 @@ def _documents(folder: Path) -> tuple[dict[str, Any], DataSpec]:
         raise manifest.unreadable(spec_path, error) from None
     _check(spec, spec_path)
     return config, spec
+
+
+def _tied(config: dict[str, Any], folder: Path) -> dict[str, str]:
+    tied = config.get("tied", {})
+    if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
+        raise ArtifactError(f"'{folder / 'config.json'}' must give, as tied, the names of tensors by other names.")
+    return tied
 
 
 def _check(spec: DataSpec, path: Path) -> None:

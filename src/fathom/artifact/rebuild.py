@@ -7,15 +7,17 @@ Allowance     stops a construction that would allocate more than it may
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import sys
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fathom.artifact.manifest import unreadable
 from fathom.core import catalog
@@ -25,29 +27,54 @@ from fathom.core.objective import Objective
 from fathom.core.types import DataSpec
 
 MEMORY = (8, 256 << 20)  # times the file's size, plus bytes: initialisation needs room beside the weights
-STEPS = (1_000, 20_000)  # times the file's tensors, plus steps
+CALLS = (5_000, 1_000_000)  # of functions: times the file's tensors, plus as many
+LARGEST = 1 << 26  # whole number in a configuration: a list of so many is still small
+TOO_LARGE = "its configuration asks for a far larger model than its weights are of"
 
 
-class Allowance(TorchDispatchMode):
-    """While active, sums what tensor operations allocate, and raises before one that would go beyond the allowance.
+class Allowance(TorchFunctionMode):
+    """While active, counts calls and sums what those of torch allocate, and raises where the allowance is used up.
 
-    A configuration of twenty bytes can ask for a layer of any size. Each operation is first tried on the meta device,
-    where tensors have shapes but no memory, so the refusal costs nothing. (Building the whole model there would not
-    do: its buffers would lose their values.)
+    A configuration of twenty bytes can ask for a layer of any size. Each call that could be large is first tried on the
+    meta device, where tensors have shapes but no memory, so the refusal costs nothing. (Building the whole model
+    there would not do: its buffers would lose their values.)
     """
 
-    def __init__(self, nbytes: int, steps: int) -> None:
+    def __init__(self, nbytes: int, calls: int) -> None:
         super().__init__()
-        self.nbytes, self.steps = nbytes, steps
+        self.nbytes, self.calls = nbytes, calls
+        self.profile: Any = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __enter__(self) -> Allowance:
+        self.profile = sys.getprofile()
+        sys.setprofile(self._count)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        sys.setprofile(self.profile)
+
+    def _count(self, frame: Any, event: str, argument: Any) -> None:
+        """A billion layers without a weight allocate nothing of torch's: what they take is calls of functions."""
+        self.calls -= event == "call"
+        if self.calls < 0:
+            raise ArtifactError(TOO_LARGE)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self.steps -= 1
-        if not (func.is_view or func._schema.is_mutable):
-            self.nbytes -= _size(func, args, kwargs)
-        if self.nbytes < 0 or self.steps < 0:
-            raise ArtifactError("its configuration asks for a far larger model than its weights are of")
-        return func(*args, **kwargs)
+        if _at_most(args, kwargs) > self.nbytes:
+            sys.setprofile(None)  # the trial's own calls, which may import modules, are not the model's
+            foreseen = _foreseen(func, args, kwargs)
+            sys.setprofile(self._count)
+            if foreseen > self.nbytes:
+                raise ArtifactError(TOO_LARGE)
+        result = func(*args, **kwargs)
+        given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+        self.nbytes -= sum(_nbytes(t) for t in _tensors(result) if t.untyped_storage().data_ptr() not in given)
+        if self.nbytes < 0:
+            raise ArtifactError(TOO_LARGE)
+        return result
 
 
 def described(entry: Any, instance: nn.Module | None) -> dict[str, Any]:
@@ -61,7 +88,9 @@ def described(entry: Any, instance: nn.Module | None) -> dict[str, Any]:
         kind = type(instance)
         return {"name": None, "custom": True, "class": f"{kind.__module__}.{kind.__qualname__}"}
     name, config = (entry["name"], entry["config"]) if isinstance(entry, Mapping) else (entry.name, entry.config)
-    return {"name": name, "config": as_dict(config)}
+    config = as_dict(config)
+    _check_sizes(config, name)
+    return {"name": name, "config": config}
 
 
 def rebuild(
@@ -90,7 +119,7 @@ def rebuild(
     own_model = _own(document, "model", model, path)
     with torch.random.fork_rng(devices=[]):  # fresh weights draw from the generator; the caller's stays as it is
         try:
-            with Allowance(MEMORY[0] * nbytes + MEMORY[1], STEPS[0] * tensors + STEPS[1]):
+            with Allowance(MEMORY[0] * nbytes + MEMORY[1], CALLS[0] * tensors + CALLS[1]):
                 if not own_model:
                     module, config = _entry(document, "model")
                     model = module.build(config, spec)
@@ -119,7 +148,14 @@ def preprocessing(folder: Path) -> Any:
 def _entry(document: dict[str, Any], key: str) -> tuple[Any, Any]:
     part = document[key]
     found = catalog.find(f"{key}s", part["name"])
+    _check_sizes(part["config"], key)
     return found.module, build(type(found.config), part["config"], key)
+
+
+def _check_sizes(config: Any, key: str) -> None:
+    for value in tree_leaves(config):
+        if type(value) is int and abs(value) > LARGEST:
+            raise ConfigError(f"the {key}'s configuration holds {value}; whole numbers go up to {LARGEST:,}")
 
 
 def _own(document: dict[str, Any], key: str, given: nn.Module | None, path: Path) -> bool:
@@ -142,18 +178,38 @@ def _own(document: dict[str, Any], key: str, given: nn.Module | None, path: Path
     return custom
 
 
-def _size(func: Any, args: Any, kwargs: Any) -> int:
-    """Bytes of what an operation would return, found out on the meta device; 0 where that cannot be told."""
-    shapes = tree_map_only(
-        Tensor, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"), args
-    )
-    options = dict(kwargs)
-    if any(a.name == "device" for a in func._schema.arguments):
-        options["device"] = torch.device("meta")
-    options.pop("pin_memory", None)
+def _at_most(args: Any, kwargs: Any) -> int:
+    """Bytes that a call's result stays below: of every tensor broadcast against every other, as often as numbers say.
+
+    It spares most calls the trial, which for some operations loads a compiler's worth of modules.
+    """
+    most = 16  # the largest element
+    for leaf in tree_leaves((args, kwargs)):
+        size = leaf.numel() if isinstance(leaf, Tensor) else abs(leaf) if type(leaf) in (int, float) else 1
+        most *= max(1, size) if math.isfinite(size) else 1
+    return int(most)
+
+
+def _foreseen(func: Any, args: Any, kwargs: Any) -> int:
+    """Bytes of what a call would return, found out on the meta device; 0 where that cannot be told."""
+
+    def shape(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    options = {key: value for key, value in kwargs.items() if key not in ("device", "generator", "pin_memory")}
     try:
-        results = func(*shapes, **options)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        if any(True for _ in _tensors((args, options))):
+            result = func(*tree_map_only(Tensor, shape, args), **tree_map_only(Tensor, shape, options))
+        else:
+            result = func(*args, **options, device="meta")
+    except Exception:  # many functions take no device, and some look at values, which shapes do not have
         return 0
-    found = results if isinstance(results, (tuple, list)) else (results,)
-    return sum(t.numel() * t.element_size() for t in found if isinstance(t, Tensor))
+    return sum(map(_nbytes, _tensors(result)))
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

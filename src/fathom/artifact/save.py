@@ -63,7 +63,7 @@ def save(
     measured = strict_json.plain(dict(metrics))
     files.setdefault("README.md", card.render(document, spec, measured, files))
     with replacing_folder(folder) as stage:
-        weights.write(module, stage / weights.NAME)
+        document["tied"] = weights.write(module, stage / weights.NAME)
         _write_json(stage / "config.json", document, CONFIG_LIMIT)
         _write_json(stage / "spec.json", msgspec.to_builtins(spec), SPEC_LIMIT)
         _write_json(stage / "metrics.json", measured, METRICS_LIMIT)

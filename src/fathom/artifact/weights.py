@@ -7,9 +7,9 @@ read      file -> module, after names, shapes and types were compared one by one
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +45,10 @@ class Header:
     dtype: str
 
 
-def write(module: nn.Module, path: Path) -> None:
-    """Write the module's `state_dict`.
+def write(module: nn.Module, path: Path) -> dict[str, str]:
+    """Write the module's `state_dict`, and return `ties` of it.
 
-    Tensors that are one and the same (tied embeddings) are stored under the first of their names; the file's
-    metadata say which other names they have.
+    Tensors that are one and the same (tied embeddings) are stored under the first of their names only.
 
     Raises:
         ArtifactError: the state holds what is no plain tensor.
@@ -58,9 +57,10 @@ def write(module: nn.Module, path: Path) -> None:
     tied = ties(state)
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in state.items() if name not in tied}
     try:
-        save_file(tensors, path, metadata={"format": "pt", "tied": json.dumps(tied, sort_keys=True)})
+        save_file(tensors, path, metadata={"format": "pt"})
     except (SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"'{path}' cannot be written: {error}.") from None
+    return tied
 
 
 def headers(path: Path) -> dict[str, Header]:
@@ -81,14 +81,17 @@ def headers(path: Path) -> dict[str, Header]:
         raise ArtifactError(f"'{path}' cannot be read as safetensors: {error}.") from None
 
 
-def read(module: nn.Module, path: Path) -> None:
+def read(module: nn.Module, path: Path, tied: Mapping[str, str]) -> None:
     """Copy the file's tensors into the module.
+
+    Args:
+        tied: as `write` returned it.
 
     Raises:
         ArtifactError: naming the tensors that are missing, unexpected, or of another shape or type.
     """
     state = _state(module)
-    found, tied = headers(path), _stored_ties(path)
+    found = headers(path)
     source = {name: name if name in found else tied.get(name, name) for name in state}
     _compare(state, source, found, path)
     with safe_open(path, framework="pt") as file:
@@ -130,14 +133,3 @@ def _compare(state: dict[str, Tensor], source: dict[str, str], found: dict[str, 
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ArtifactError(f"'{path}' does not fit its model: {'; '.join(problems[:SHOWN])}{more}.")
-
-
-def _stored_ties(path: Path) -> dict[str, str]:
-    """Names that the file says are other names of a stored tensor; whatever else stands there counts for nothing."""
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("tied", "{}")
-    try:
-        tied = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return {k: v for k, v in tied.items() if isinstance(v, str)} if isinstance(tied, dict) else {}
