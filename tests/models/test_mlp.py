@@ -169,6 +169,24 @@ def test_edges_are_chosen_evenly_among_the_quantiles():
     assert mlp._edges(column, 1000) == list(column.stats.quantiles)
 
 
+@pytest.mark.parametrize(("rows", "members", "dropout"), [(9_999, 8, 0.1), (10_000, 4, 0.0)])
+def test_members_and_dropout_go_by_the_rows_unless_given(rows, members, dropout):
+    spec = replace(mlp.example(), rows=rows)
+    model = build(mlp.Config(), spec)
+    assert (model.members, model.dropout.p) == (members, dropout)
+    model = build(mlp.Config(members=2, dropout=0.0), spec)
+    assert (model.members, model.dropout.p) == (2, 0.0)
+
+
+def test_the_recipe_is_a_plan_that_can_be_built():
+    from fathom.engine.plan import Plan
+
+    for rows in (0, 100, 5_000, 50_000, 10_000_000):
+        recipe = mlp.recipe(mlp.Config(), DataSpec(inputs=(), rows=rows))
+        plan = build_config(Plan, recipe["engine"], "engine")
+        assert 4 <= plan.epochs <= 30 and plan.keep == ("last" if rows < 10_000 else "best")
+
+
 @pytest.mark.parametrize(("rows", "bins"), [(0, 1), (150, 1), (2000, 20), (10**6, 32)])
 def test_few_rows_get_few_bins(rows, bins):
     column = Field(name="x", kind="number", stats=Stats(quantiles=tuple(float(i) for i in range(65))))
@@ -189,7 +207,7 @@ def test_other_kinds_of_columns_are_refused_by_name():
     [
         ("width", 0),
         ("depth", 0),
-        ("members", 0),
+        ("members", -1),
         ("bins", 0),
         ("dropout", 1.0),
         ("dropout", -0.1),

@@ -27,16 +27,19 @@ REFERENCE = (
     "Gorishniy, Rubachev, Babenko, On Embeddings for Numerical Features in Tabular Deep Learning, 2022"
 )
 INPUT_LIMIT = 4096  # tables of very many columns get smaller embeddings, so that the first layer stays of this width
-FEW_ROWS = 10_000
+FEW_ROWS = 10_000  # below, more members and dropout pay; above, they cost more time than they are worth
 ROWS_PER_BIN = 100  # fewer rows than this cannot tell how a line bends within a bin
+LEAST = {"width": 1, "depth": 1, "members": 0, "embedding_size": 1, "bins": 1, "category_size": 1}
 
 
 @dataclass(frozen=True)
 class Config:
     width: int = option(256, "units of each layer")
     depth: int = option(3, "layers")
-    members: int = option(8, "networks in one, whose predictions are averaged; 1 is a single network")
-    dropout: float = option(0.1, "share of units dropped after each layer in training")
+    members: int = option(0, "networks in one, averaged; 1 is a single one; 0: 8 below 10,000 rows, otherwise 4")
+    dropout: float | None = option(
+        None, "share of units dropped after each layer in training; by default 0.1 below 10,000 rows, otherwise 0"
+    )
     embedding: Literal["piecewise", "periodic", "linear", "none"] = option("piecewise", "how a number is embedded")
     embedding_size: int = option(16, "length of a number's vector")
     bins: int = option(32, "pieces of a piecewise embedding, at most; each has 100 training rows or more")
@@ -45,7 +48,7 @@ class Config:
 
 presets: dict[str, Config] = {
     "mlp_plain": Config(members=1, embedding="none"),
-    "tabm": Config(width=512, members=32, bins=48),
+    "tabm": Config(width=512, members=32, dropout=0.1, bins=48),
 }
 
 
@@ -98,31 +101,32 @@ def build(config: Config, spec: DataSpec) -> MLP:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'mlp' cannot be used: {why}.")
-    for name in ("width", "depth", "members", "embedding_size", "bins", "category_size"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected 1 or more.")
+    for name, least in LEAST.items():
+        if getattr(config, name) < least:
+            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
     if config.embedding == "periodic" and config.embedding_size < 2:
         raise ConfigError("Option 'model.embedding_size' was given 1; a periodic embedding needs 2 or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
-    return MLP(config, spec)
+    few = spec.rows < FEW_ROWS
+    members = config.members or (8 if few else 4)
+    dropout = config.dropout if config.dropout is not None else 0.1 if few else 0.0
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"Option 'model.dropout' was given {dropout}; expected at least 0 and below 1.")
+    return MLP(Columns(config, spec), config.width, config.depth, members, dropout)
 
 
 class MLP(nn.Module):
     """The network; `width` is D and `members` is K."""
 
-    def __init__(self, config: Config, spec: DataSpec) -> None:
+    def __init__(self, embed: Columns, width: int, depth: int, members: int, dropout: float) -> None:
         super().__init__()
-        self.width, self.members = config.width, config.members
-        self.embed = Columns(config, spec)
-        sizes = [self.embed.width] + [config.width] * config.depth
+        self.width, self.members = width, members
+        self.embed = embed
+        inputs = [embed.width] + [width] * (depth - 1)
         self.layers = nn.ModuleList(
-            SharedLinear(config.members, inputs, config.width, first=index == 0)
-            if config.members > 1
-            else nn.Linear(inputs, config.width)
-            for index, inputs in enumerate(sizes[:-1])
+            SharedLinear(members, size, width, first=index == 0) if members > 1 else nn.Linear(size, width)
+            for index, size in enumerate(inputs)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, batch: Batch) -> Features:
         x = self.embed(batch)  # [B, I]
