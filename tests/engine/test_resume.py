@@ -209,7 +209,7 @@ def test_sigkill_at_any_moment(kind: str, tmp_path: Path) -> None:
     whole = toys.make(kind)
     _whole(whole, toys.plan_to_kill())
     context = multiprocessing.get_context("forkserver")  # children need not import anything again
-    context.set_forkserver_preload(["tests.engine.toys"])
+    context.set_forkserver_preload(["tests.engine.toys", "torch._dynamo"])  # optimisers import the latter
     chance = random.Random(kind)
     result, kills = tmp_path / "result.safetensors", 0
     while not result.exists():

@@ -61,11 +61,7 @@ class Run:
             order.steps_per_epoch(self.rows, self.plan.batch_size), self.plan.epochs, plan.minutes, plan.evaluate_every
         )
         self._threads_before = torch.get_num_threads()
-        self._exact_before = (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            _DETERMINISM.fill_uninitialized_memory,
-        )
+        self._exact_before = (torch.get_deterministic_debug_mode(), _DETERMINISM.fill_uninitialized_memory)
         self.knobs = Knobs(
             plan.threads or self._threads_before,
             "fp32" if plan.precision == "auto" else plan.precision,
@@ -96,7 +92,7 @@ class Run:
         """Put `knobs` into effect."""
         torch.set_num_threads(self.knobs.threads)
         # On two threads even a plain `weight[index]` has a gradient whose sum depends on who came first.
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_deterministic_debug_mode("warn")
         _DETERMINISM.fill_uninitialized_memory = False
         self.stepper.set_precision(self.knobs.precision)
         layout = torch.channels_last if self.knobs.channels_last else torch.contiguous_format
@@ -105,8 +101,8 @@ class Run:
     def leave(self) -> None:
         """Give back what belongs to the process."""
         torch.set_num_threads(self._threads_before)
-        torch.use_deterministic_algorithms(self._exact_before[0], warn_only=self._exact_before[1])
-        _DETERMINISM.fill_uninitialized_memory = self._exact_before[2]
+        torch.set_deterministic_debug_mode(self._exact_before[0])
+        _DETERMINISM.fill_uninitialized_memory = self._exact_before[1]
         self.stepper.clear()
         self.objective.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
