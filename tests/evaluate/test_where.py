@@ -2,6 +2,7 @@
 
 import base64
 import io
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
@@ -118,3 +119,12 @@ def test_missing_values_are_a_part_of_their_own_and_small_parts_are_passed_over(
     found = slices(NUMBER, error, truth, columns)
     assert {(part["column"], part["value"]) for part in found} == {("income", "missing"), ("income", "1.0")}
     assert [part["value"] for part in found if part["worse"]] == ["missing"]
+
+
+def test_dates_are_looked_at_in_quarters():
+    days = [date(2024, 1, 1) + timedelta(days=i) for i in range(200)]
+    error = np.where(np.arange(200) >= 150, 3.0, 0.1) + np.random.default_rng(0).normal(size=200) * 0.05
+    found = slices(NUMBER, error, np.zeros(200), {"when": days})
+    assert len(found) == 4
+    assert found[0]["worse"]
+    assert found[0]["value"].endswith("2024-07-18")

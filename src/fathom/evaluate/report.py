@@ -13,6 +13,7 @@ from fathom.evaluate.evidence import Evidence, RunEvidence, TargetEvidence
 from fathom.evaluate.score import METRICS
 
 TEMPLATE = Path(__file__).with_name("report.html")
+FAINT = 1.8  # by which the colour of a mistake is strengthened
 WHOLE_MATRIX = 20  # classes; of more, the most confused pairs are listed instead
 TEXTS, TABLE_ROWS = 9, 15  # mistakes shown of texts and of tables; the rest is folded away or left out
 MISTAKE_COLUMNS = 14
@@ -31,9 +32,10 @@ def report(evidence: Evidence) -> str:
     return _template().render(
         evidence=evidence,
         title=evidence.title or f"{evidence.data.source or 'A model'}: {', '.join(t.name for t in evidence.targets)}",
-        targets=[_target(target) for target in evidence.targets],
+        targets=[_target(target, evidence.run.seconds) for target in evidence.targets],
         curves=_curves(evidence.run),
         columns=_columns(evidence),
+        balance=[_balance(name, counts) for name, counts in evidence.data.classes.items() if counts],
         judged=JUDGED.get(evidence.judged_on, f"{evidence.judged_on} rows"),
         split_total=sum(evidence.data.splits.values()) or 1,
     )
@@ -55,7 +57,7 @@ def _template() -> Any:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
-def _target(target: TargetEvidence) -> dict[str, Any]:
+def _target(target: TargetEvidence, seconds: float) -> dict[str, Any]:
     """Return what the template shows of one target."""
     scored = target.score
     main = scored["main"]
@@ -70,6 +72,7 @@ def _target(target: TargetEvidence) -> dict[str, Any]:
         "metrics": [_metric_row(name, value, main) for name, value in scored["metrics"].items()],
         "chart": _rivals(target, main, best),
         "rivals": target.baselines,
+        "costs": _costs(target, seconds),
         "matrix": _matrix(scored.get("confusion")),
         "per_class": _per_class(scored.get("per_class", [])),
         "calibration": _calibration(target),
@@ -100,8 +103,18 @@ def _rivals(target: TargetEvidence, main: str, best: Mapping[str, Any]) -> Any:
     return plots.dots(rows, main, f"{METRICS[main].label}, {better} is better: {words}")
 
 
+def _costs(target: TargetEvidence, seconds: float) -> str:
+    """Return how long the model and the simple methods took, in words."""
+    times = [("this model", seconds)] if seconds else []
+    times += [(r["name"], r["seconds"]) for r in target.baselines if not r["failed"]]
+    return ", ".join(f"{name} {_format.duration(taken)}" for name, taken in times)
+
+
 def _matrix(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the confusion matrix with each cell's share of its row, or only the worst pairs of very many classes."""
+    """Return the confusion matrix, or only the worst pairs of very many classes.
+
+    A cell's tone is its share of its row; mistakes, which are rare, are toned more strongly.
+    """
     if not confusion:
         return None
     classes, counts = confusion["classes"], confusion["counts"]
@@ -111,7 +124,8 @@ def _matrix(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
     for i, (name, row) in enumerate(zip(classes, counts, strict=True)):
         total = sum(row) or 1
         cells = [
-            {"count": n, "share": round(n / total, 3), "right": i == j, "guess": classes[j]} for j, n in enumerate(row)
+            {"count": n, "right": i == j, "tone": round(min(1.0, n / total * (1 if i == j else FAINT)), 3)}
+            for j, n in enumerate(row)
         ]
         rows.append({"name": name, "cells": cells, "total": sum(row)})
     return {"classes": classes, "rows": rows, "of": confusion["of"], "pairs": confusion["pairs"]}
@@ -232,6 +246,16 @@ def _curves(run: RunEvidence) -> list[dict[str, Any]]:
         if chart:
             drawn.append({"title": title, "chart": chart})
     return drawn
+
+
+def _balance(name: str, counts: Mapping[str, int]) -> str:
+    """Return how even a target's classes are, in words."""
+    least, most = min(counts, key=lambda c: counts[c]), max(counts, key=lambda c: counts[c])
+    start = f"{name}: {len(counts):,} classes"
+    if counts[least] == counts[most]:
+        return f"{start} of {counts[most]:,} training rows each."
+    small, large = (_format.shorten(label, 40) for label in (least, most))
+    return f"{start}, from {counts[least]:,} training rows ({small}) to {counts[most]:,} ({large})."
 
 
 def _columns(evidence: Evidence) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
@@ -31,7 +32,7 @@ def slices(
         target: a category or a number.
         output: probabilities [N, C], or values [N].
         truth: codes [N], or values [N].
-        columns: by name, N values each: numbers, booleans, texts; None is missing.
+        columns: by name, N values each: numbers, booleans, dates, texts; None is missing.
 
     Returns:
         {"column", "value", "count", "error", "low", "high" (95 %), "others" (their error), "p" (corrected),
@@ -60,26 +61,39 @@ def _costs(target: Field, output: np.ndarray, truth: np.ndarray) -> tuple[np.nda
 
 def _parts(values: Sequence[Any]) -> list[tuple[str, np.ndarray]]:
     """Return (label, rows) of each part of a column."""
-    missing = np.array([v is None or (isinstance(v, float) and math.isnan(v)) for v in values], dtype=bool)
+    missing = np.array([v is None or (isinstance(v, float) and not math.isfinite(v)) for v in values], dtype=bool)
     given = [v for v, absent in zip(values, missing, strict=True) if not absent]
-    parts = [("missing", missing)] if missing.any() else []
-    if not given:
-        return parts
-    numeric = all(isinstance(v, (int, float, np.integer, np.floating)) and not isinstance(v, bool) for v in given)
-    if numeric and len(set(given)) > MOST_VALUES:
-        return _bands(np.array([np.nan if m else float(v) for v, m in zip(values, missing, strict=True)])) + parts
-    names = np.array(["" if absent else str(v) for v, absent in zip(values, missing, strict=True)], dtype=object)
-    distinct, counts = np.unique(names[~missing].astype(str), return_counts=True)
-    common = distinct[np.argsort(-counts, kind="stable")[:MOST_VALUES]]
-    return [(str(value), (names == value) & ~missing) for value in common] + parts
+    rows = np.flatnonzero(~missing)
+    parts = _bands(given) if _is_measured(given) else _commonest([str(v) for v in given])
+    found = []
+    for label, inside in parts:
+        part = np.zeros(len(missing), dtype=bool)
+        part[rows[inside]] = True
+        found.append((label, part))
+    return found + ([("missing", missing)] if missing.any() else [])
 
 
-def _bands(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    edges = np.unique(np.nanquantile(values, np.linspace(0, 1, BANDS + 1)))
+def _is_measured(given: Sequence[Any]) -> bool:
+    """Whether values are numbers or dates, and too many different ones to be looked at one by one."""
+    numbers = all(isinstance(v, (int, float, np.integer, np.floating)) and not isinstance(v, bool) for v in given)
+    return (numbers or all(isinstance(v, date) for v in given)) and len(set(given)) > MOST_VALUES
+
+
+def _commonest(names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    distinct, codes, counts = np.unique(np.array(names, dtype=str), return_inverse=True, return_counts=True)
+    return [(str(distinct[i]), codes == i) for i in np.argsort(-counts, kind="stable")[:MOST_VALUES]]
+
+
+def _bands(given: Sequence[Any]) -> list[tuple[str, np.ndarray]]:
+    """Return bands of about equal count, by numbers or by days."""
+    dates = isinstance(given[0], date)
+    values = np.array([v.isoformat()[:10] for v in given], dtype="datetime64[D]") if dates else np.array(given, float)
+    ordered = np.sort(values)
+    edges = np.unique(ordered[np.linspace(0, len(ordered) - 1, BANDS + 1).astype(int)])
     bands = []
     for low, high in pairwise(edges):
-        rows = (values >= low) & ((values <= high) if high == edges[-1] else (values < high))
-        bands.append((f"{low:.4g} to {high:.4g}", rows))
+        label = f"{low} to {high}" if dates else f"{low:.4g} to {high:.4g}"
+        bands.append((label, (values >= low) & ((values <= high) if high == edges[-1] else (values < high))))
     return bands
 
 
