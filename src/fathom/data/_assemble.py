@@ -35,6 +35,11 @@ class TableEncoder(Protocol):
     @property
     def fields(self) -> tuple[Field, ...]: ...
 
+    @property
+    def blemish(self) -> str:
+        """What is said of values that could not be understood: "12 values …"."""
+        ...
+
     def encode(self, series: pl.Series, number: np.ndarray, category: np.ndarray) -> int:
         """Write this column's part of both tensors, [N, its numbers] and [N, its categories].
 
@@ -131,13 +136,16 @@ class Assembly:
                 for encoder, (a, c), (b, d) in zip(encoders, ends, ends[1:], strict=False)
             ]
 
-        with ThreadPoolExecutor(threads()) as pool:
-            unknown = [sum(counts) for counts in zip(*pool.map(write, range(0, len(self.rows), SLICE)), strict=True)]
+        starts = range(0, len(self.rows), SLICE)
+        if len(starts) > 1:
+            with ThreadPoolExecutor(threads()) as pool:
+                counted = list(pool.map(write, starts))
+        else:
+            counted = [write(start) for start in starts]
+        unknown = [sum(counts) for counts in zip(*counted, strict=True)]
         for encoder, count in zip(encoders, unknown, strict=False):
             if count:
-                self.notes.append(
-                    f"Column '{encoder.column}': {count:,} values are not of the kind learned, and count as missing."
-                )
+                self.notes.append(f"Column '{encoder.column}': {count:,} values {encoder.blemish}.")
         for key in ("number", "category"):
             if self.tensors[key].shape[1] == 0:
                 del self.tensors[key]
@@ -145,7 +153,9 @@ class Assembly:
     def add_texts(self, encoders: Sequence[TextEncoder]) -> None:
         self._allocate({e.output.key: ((len(self.rows), e.length), torch.int32) for e in encoders})
         for encoder in encoders:
-            cut = encoder.encode(self.column(encoder.column), self.tensors[encoder.output.key].numpy())
+            tokens = self.tensors[encoder.output.key].numpy()
+            parts = [slice(start, start + SLICE) for start in range(0, len(self.rows), SLICE)]
+            cut = sum(encoder.encode(self._slice(encoder.column, part), tokens[part]) for part in parts)
             if cut:
                 self.notes.append(f"Column '{encoder.column}': {cut:,} texts are cut at {encoder.length} tokens.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -35,6 +36,8 @@ class CategoryEncoder:
         classes: the first is `UNKNOWN`; a category's others stand most frequent first, a boolean's are "false", "true".
         boolean: labels are read as truth values.
     """
+
+    blemish: ClassVar[str] = "are none of the classes learned, and count as unknown"
 
     column: str
     classes: tuple[str, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -40,6 +41,8 @@ class DateEncoder:
 
     A missing date stands at the mean of each part; a flag field tells it apart where training rows miss dates.
     """
+
+    blemish: ClassVar[str] = "are no dates, and count as missing"
 
     column: str
     format: str

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -105,13 +105,16 @@ def _normal_scores(rising: np.ndarray) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def stats_of(z: np.ndarray) -> Stats:
-    """Return the statistics of transformed training values in rising order (of none: a standard normal's)."""
+    """Return the statistics of transformed training values in rising order (of none: a standard normal's).
+
+    Where all are one and the same, the deviation is told as 1, for others divide by it.
+    """
     if len(z) == 0:
         return Stats(minimum=(0.0,), maximum=(0.0,), quantiles=(0.0,))
     quantiles = np.unique(np.quantile(z, np.linspace(0, 1, QUANTILES)).astype(np.float32))
     return Stats(
         mean=(float(z.mean(dtype=np.float64)),),
-        std=(float(z.std(dtype=np.float64)),),
+        std=(float(z.std(dtype=np.float64)) or 1.0,),
         minimum=(float(z[0]),),
         maximum=(float(z[-1]),),
         quantiles=tuple(quantiles.tolist()),
@@ -133,6 +136,8 @@ class NumberEncoder:
     Missing values, infinities and whatever is not a number take the median's place; where training rows have such
     gaps, a flag field tells them apart.
     """
+
+    blemish: ClassVar[str] = "are no numbers, and count as missing"
 
     column: str
     format: str

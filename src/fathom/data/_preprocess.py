@@ -84,7 +84,7 @@ class Preprocess:
         Raises:
             DataError: there is nothing to learn from, or most rows had to be set aside.
         """
-        config = config or PrepareConfig()
+        config, targets = config or PrepareConfig(), tuple(dict.fromkeys(targets))
         kinds = {column.name: column for column in columns}
         _require(frame, [*kinds, *targets])
         if len(frame) == 0:

@@ -100,7 +100,7 @@ class TargetEncoder:
         if self.kind == "category":
             return replace(self, counts=tuple(np.bincount(values, minlength=len(self.classes)).tolist()))
         exact = values.astype(np.float64)
-        mean, std, low, high = float(exact.mean()), float(exact.std()), float(exact.min()), float(exact.max())
+        mean, std, low, high = float(exact.mean()), float(exact.std()) or 1.0, float(exact.min()), float(exact.max())
         return replace(self, stats=Stats(mean=(mean,), std=(std,), minimum=(low,), maximum=(high,)))
 
     def reason(self, value: object) -> str:

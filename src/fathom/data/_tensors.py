@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+SMALL = 16_000_000  # bytes, for which nobody needs to ask what is free
 
 
 def allocate(shapes: Shapes, gigabytes: float = 0.0) -> dict[str, Tensor]:
@@ -19,9 +20,9 @@ def allocate(shapes: Shapes, gigabytes: float = 0.0) -> dict[str, Tensor]:
     The files have no name and vanish with the last tensor that uses them. They lie in $TMPDIR, else in /var/tmp,
     which unlike /tmp is never held in memory.
     """
-    allowance = gigabytes * 1e9 or free_memory() / 2
     sizes = {name: _bytes(shape, dtype) for name, (shape, dtype) in shapes.items()}
     total, mapped = sum(sizes.values()), set()
+    allowance = gigabytes * 1e9 or (SMALL if total <= SMALL else free_memory() / 2)
     for name in sorted(sizes, key=lambda name: -sizes[name]):
         if total > allowance and sizes[name]:
             mapped.add(name)

@@ -241,6 +241,7 @@ class ImageEncoder:
         share = counts / counts.sum(1, keepdims=True)  # [C, 256]
         mean = share @ levels
         std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
+        std[std == 0] = 1.0  # others divide by it
         seen = [np.flatnonzero(row) for row in counts]
         stats = Stats(
             mean=tuple(mean.tolist()),
