@@ -16,28 +16,29 @@ from fathom.core.types import PAD
 PRIME = 2**31 - 1  # products of two numbers below it fit into 64 bits, so that the hash is the same on every device
 STEP = 1_103_515_245
 SPREAD = 747_796_405
-START_SCALE = 0.01
+START_SCALE = 0.05
 RAREST, COMMONEST = 1e-4, 0.9  # shares beyond which a token weighs no more, and no less
 
 
 def hash_ngrams(tokens: Tensor, n: int, buckets: int) -> Tensor:
     """Return the bucket of each run of n neighbouring tokens: [B, T] int64 -> [B, T - n + 1], from 0 to `buckets` - 1.
 
-    A run is a polynomial in STEP modulo a prime, spread by a second factor.
+    A run is a polynomial in STEP modulo a prime; the square keeps neighbouring tokens from falling into step.
     """
     runs = tokens.shape[1] - n + 1
     value = tokens[:, :runs] + 1
     for k in range(1, n):
         value = (value * STEP + tokens[:, k : k + runs] + 1) % PRIME
-    return value * SPREAD % PRIME % buckets
+    value = value * SPREAD % PRIME
+    return value * value % PRIME % buckets
 
 
 class NGrams(nn.Module):
     """A text's n-grams from single tokens up to `longest`, as their weighted mean: [B, T] int64 -> [B, E].
 
     Single tokens have a vector each; longer runs share `buckets` vectors by their hash. A run weighs as much as its
-    tokens are rare in the mean (the logarithm of one by the share of texts that hold the token). Vectors start near
-    zero, so that an n-gram that training never showed adds next to nothing.
+    tokens are rare in the mean (the logarithm of one by the share of texts that hold the token). Vectors start small,
+    so that n-grams that training never showed add little.
 
     Args:
         vocabulary: number of tokens.
