@@ -115,6 +115,9 @@ def test_rows_do_not_touch_one_another():
 
 def test_every_parameter_learns():
     model = build(replace(SMALL, text="transformer")).train()
+    with torch.no_grad():  # as training leaves it: an encoder may start branches at zero
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     model(batch_of(ALL, 64)).pooled.square().sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
