@@ -56,7 +56,7 @@ class Scaling:
         values = frame.select(pl.col(columns).cast(pl.Float32)).to_numpy().reshape(-1, len(columns))
         kept = np.flatnonzero(~np.isnan(values).any(1))
         lost = sorted(set(range(frame.height)) - set(kept.tolist()))
-        aside = tuple(SimpleNamespace(where="", row=row, column=None, reason="a number is missing") for row in lost)
+        aside = tuple(SimpleNamespace(where="", row=row + 1, column=None, reason="a number is missing") for row in lost)
         store = TensorStore({"number": torch.tensor(values[kept])})
         return SimpleNamespace(store=store, rows=kept, set_aside=aside)
 

@@ -88,7 +88,7 @@ class Artifact:
         for first in range(0, max(1, frame.height), step):
             prepared = self.preprocess.transform(frame.slice(first, step), folder=start, paths=paths)
             rows.append(np.asarray(prepared.rows, dtype=np.int64) + first)
-            problems |= {first + s.row: _reason(s) for s in prepared.set_aside if s.row is not None}
+            problems |= {first + s.row - 1: _reason(s) for s in prepared.set_aside if s.row is not None}  # from 1
             for name, values in self.outputs(prepared.store, batch_size, threads).items():
                 found.setdefault(name, []).append(values)
         kept = np.concatenate(rows)

@@ -155,7 +155,7 @@ def _entry(document: dict[str, Any], key: str) -> tuple[Any, Any]:
 def _check_sizes(config: Any, key: str) -> None:
     for value in tree_leaves(config):
         if type(value) is int and abs(value) > LARGEST:
-            raise ConfigError(f"the {key}'s configuration holds {value}; whole numbers go up to {LARGEST:,}")
+            raise ConfigError(f"the {key}'s configuration holds {value}; whole numbers go up to {LARGEST:,}.")
 
 
 def _own(document: dict[str, Any], key: str, given: nn.Module | None, path: Path) -> bool:
