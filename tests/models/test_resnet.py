@@ -95,8 +95,8 @@ def test_equals_an_independent_implementation_weight_for_weight(name: str, strid
 @pytest.mark.parametrize(
     ("name", "shape", "finest", "coarsest"),
     [
-        ("resnet", (1, 28, 28), (28 // 2, 14), (4, 4)),
-        ("resnet", (3, 33, 50), (17, 25), (5, 7)),  # odd sides are rounded up, on the shortcut as on the branch
+        ("resnet", (1, 28, 28), (7, 7), (4, 4)),
+        ("resnet", (3, 33, 50), (9, 13), (5, 7)),  # odd sides are rounded up, on the shortcut as on the branch
         ("resnet18", (3, 32, 32), (32, 32), (4, 4)),  # small images: the stem keeps their size
         ("resnet18", (3, 96, 160), (24, 40), (3, 5)),  # large ones: the paper's stem divides by four
         ("resnet50", (1, 40, 24), (40, 24), (5, 3)),
@@ -112,14 +112,47 @@ def test_features(name: str, shape: tuple[int, ...], finest: tuple[int, ...], co
     torch.testing.assert_close(found.maps[-1].mean((2, 3)), found.pooled)
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("resnet", 8), ("resnet18", 8), ("resnet50", 8)])
-def test_images_below_the_total_stride_are_refused_with_a_way_out(name: str, smallest: int) -> None:
-    model = network(name, images_of(1, smallest, smallest))
-    assert model(some_images(images_of(1, smallest, smallest), 2)).pooled.isfinite().all()
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_images_below_the_total_stride_are_refused_with_a_way_out(name: str) -> None:
+    assert network(name, images_of(1, 8, 8))(some_images(images_of(1, 8, 8), 2)).pooled.isfinite().all()
+    small = images_of(1, 7, 9)
     with pytest.raises(ConfigError, match=r"'photo' are 9x7 pixels.*divides each side by 8.*prepare\.image_size=8"):
-        network(name, images_of(1, 7, 9))
-    fewer = network(name, images_of(1, 7, 9), depths=(1, 1), widths=(32, 64))  # what the message proposes
-    assert fewer(some_images(images_of(1, 7, 9), 2)).pooled.shape[0] == 2
+        network(name, small)
+    fewer = network(name, small, depths=(1,), widths=(64,))  # what the message proposes
+    assert fewer(some_images(small, 2)).pooled.shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("side", "rows", "widths", "last"),
+    [
+        (4, 500, (64,), 1),
+        (8, 500, (64,), 2),
+        (28, 9_000, (64, 128), 4),
+        (28, 54_000, (96, 192), 4),
+        (64, 9_000, (64, 128, 256), 4),
+        (128, 9_000, (64, 128, 256), 4),
+        (224, 9_000, (64, 128, 256, 512), 4),
+    ],
+)
+def test_the_default_fits_itself_to_the_images(side: int, rows: int, widths: tuple[int, ...], last: int) -> None:
+    spec = images_of(1, side, side, rows)
+    config = resnet.resolved(resnet.Config(), spec.inputs[0], rows)
+    assert config.widths == widths
+    assert config.stem_width == widths[0] // 2
+    found = network("resnet", spec).eval()(some_images(spec, 1))
+    assert found.pooled.shape[1] == widths[-1]
+    assert found.maps[-1].shape[2:] == (last, last)
+
+
+def test_the_default_refuses_only_the_tiniest() -> None:
+    with pytest.raises(ConfigError, match="are 3x5 pixels"):
+        network("resnet", images_of(1, 5, 3))
+
+
+def test_one_of_depths_and_widths_decides_the_other() -> None:
+    field = images_of(1, 28, 28).inputs[0]
+    assert resnet.resolved(resnet.Config(depths=(2, 3, 1)), field, 10).widths == (64, 128, 256)
+    assert resnet.resolved(resnet.Config(widths=(8,)), field, 10).depths == (1,)
 
 
 def test_other_data_and_bad_options_are_refused() -> None:
@@ -131,9 +164,11 @@ def test_other_data_and_bad_options_are_refused() -> None:
         resnet.build(resnet.Config(), table)
     with pytest.raises(ConfigError, match="same number of stages"):
         resnet.build(resnet.Config(depths=(1, 1), widths=(8,)), spec)
-    for options in ({"depths": (0, 1, 1)}, {"widths": (8, -1, 8)}, {"stem_width": 0}, {"first_stride": 0}):
-        with pytest.raises(ConfigError, match=f"model.{next(iter(options))}"):
-            resnet.build(resnet.Config(**options), spec)
+    for name, value in (("depths", (0, 1)), ("widths", (8, -1)), ("stem_width", -1), ("stem_stride", 0)):
+        with pytest.raises(ConfigError, match=f"model.{name}"):
+            resnet.build(resnet.Config(**{name: value}), spec)
+    with pytest.raises(ConfigError, match=r"model\.first_stride"):
+        resnet.build(resnet.Config(first_stride=0), spec)
 
 
 def test_pixels_are_normalised_inside() -> None:
@@ -157,7 +192,7 @@ def test_a_signal_keeps_its_size_through_the_depth(name: str) -> None:
 
 def test_blocks_begin_as_the_identity() -> None:
     spec = images_of(1, 28, 28)
-    model = network("resnet", spec, depths=(3, 1, 1))
+    model = network("resnet", spec, depths=(3, 1))
     batch = some_images(spec, 4)
     before = model.stages[0][0](model.stem(model.normalize(batch[KEY])))
     assert torch.equal(model(batch).maps[0], before)  # the second and third block change nothing yet
@@ -224,13 +259,13 @@ def test_memory_layout_changes_nothing_but_speed() -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "resnet18"])
 def test_learns_one_batch_by_heart(name: str) -> None:
-    spec = images_of(1, 16, 16)
+    spec = images_of(1, 24, 24)
     options = {"widths": (16, 16, 16, 16)} if name == "resnet18" else {}
     objective = supervised.build(supervised.Config(), spec, network(name, spec, **options))
     batch = some_images(spec, 24)
     optimizer = torch.optim.SGD(objective.parameters(), lr=0.05, momentum=0.9)
     first = objective.losses(batch).total.item()
-    for _ in range(40):
+    for _ in range(50):
         optimizer.zero_grad()
         objective.losses(batch).total.backward()
         optimizer.step()

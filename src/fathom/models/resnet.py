@@ -13,7 +13,7 @@ over what was found later: shortcuts that average before they project, and block
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -30,23 +30,28 @@ REFERENCE = (
 )
 LARGE = 96  # pixels of the shorter side from which the paper's stem, which divides it by four, is used
 EXPANSION = 4  # of a bottleneck
+LAST_SIDE = 4  # pixels, about, of the last stage's maps where the number of stages is left open
+MANY_ROWS = 30_000  # training rows from which a wider network pays
 
 
 @dataclass(frozen=True)
 class Config:
     block: Literal["basic", "bottleneck"] = option("basic", "basic: two 3×3; bottleneck: 1×1, 3×3, 1×1")
-    depths: tuple[int, ...] = option((1, 1, 1), "blocks of each stage")
-    widths: tuple[int, ...] = option((32, 64, 128), "channels of each stage (a bottleneck gives out four times these)")
+    depths: tuple[int, ...] = option(
+        (), "blocks of each stage; none: one, in as many stages as bring a side to about 4"
+    )
+    widths: tuple[int, ...] = option((), "channels of each stage; none: from 64 on (96 where rows are many), doubling")
     stem: Literal["auto", "small", "large"] = option("auto", "small: one 3×3; large: 7×7 and a pool, from 96 pixels on")
-    stem_width: int = option(16, "channels of the stem")
-    first_stride: int = option(2, "by how much the first stage divides the resolution; the others do by 2")
+    stem_width: int = option(0, "channels of the stem; 0: half of the first stage's")
+    stem_stride: int = option(2, "by how much a small stem divides the sides of the image (a large one by 4)")
+    first_stride: int = option(2, "by how much the first stage divides them; each other stage by 2")
     shortcut: Literal["project", "average"] = option("average", "how it shrinks: by a 1×1 with stride, or a mean first")
     stride_at: Literal["1x1", "3x3"] = option("3x3", "which layer of a bottleneck has the stride")
     identity_start: bool = option(True, "begin each block as the identity (its last norm at zero)")
 
 
 def _paper(block: Literal["basic", "bottleneck"], *depths: int) -> Config:
-    return Config(block, depths, (64, 128, 256, 512), "auto", 64, 1, "project", "1x1", identity_start=False)
+    return Config(block, depths, (64, 128, 256, 512), "auto", 64, 1, 1, "project", "1x1", identity_start=False)
 
 
 presets: dict[str, Config] = {
@@ -68,7 +73,7 @@ def accepts(spec: DataSpec) -> str | None:
 def example() -> DataSpec:
     """Return small grey images of two classes."""
     return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(1, 12, 12), stats=Stats(mean=(100.0,), std=(50.0,))),),
+        inputs=(Field(name="image", kind="image", shape=(1, 24, 24), stats=Stats(mean=(100.0,), std=(50.0,))),),
         targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),),
         rows=16,
     )
@@ -85,37 +90,54 @@ def build(config: Config, spec: DataSpec) -> ResNet:
         raise ConfigError(f"Model 'resnet' cannot be used: {why}.")
     _check(config)
     field = spec.inputs[0]
+    config = resolved(config, field, spec.rows)
     side, stride = min(field.shape[1:]), total_stride(config, field)
     if side < stride:
         raise ConfigError(
             f"Images of column '{field.name}' are {field.shape[2]}x{field.shape[1]} pixels; a ResNet of "
             f"{len(config.depths)} stages divides each side by {stride}: enlarge them by prepare.image_size={stride} "
-            f"or take fewer stages, such as model.depths=[1, 1] with model.widths=[32, 64]."
+            "or take fewer stages, such as model.depths=[1] with model.widths=[64]."
         )
     return ResNet(config, field)
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
-    """Return settings to train with: fewer passes over more rows, more regularisation than a table needs."""
-    epochs = max(10, min(60, round(10 * math.sqrt(10_000 / max(spec.rows, 1)))))
+    """Return settings to train with: more passes over fewer rows.
+
+    Narrow networks are moved by Muon, which needs about half of the steps that SGD needs there. For wide ones its
+    matrix products cost too much; they get SGD as in the paper, with a cosine.
+    """
+    narrow = max(config.widths, default=0) <= 256
+    passes = 14 if narrow else 30
+    epochs = round(passes * math.sqrt(max(1.0, 9_000 / max(spec.rows, 1))))
+    muon = {"optimizer": "muon", "learning_rate": 0.03, "weight_decay": 0.1, "schedule": "linear", "warmup": 0.2}
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.1}
+    shared = {"momentum": 0.9, "batch_size": 128, "epochs": min(100, epochs), "average": 0.99}
     return {
-        "engine": {
-            "optimizer": "sgd",
-            "learning_rate": 0.2,
-            "weight_decay": 5e-4,
-            "schedule": "linear",
-            "warmup": 0.2,
-            "batch_size": 128,
-            "epochs": epochs,
-        },
+        "engine": {**(muon if narrow else sgd), **shared},
         "objective": {"label_smoothing": 0.1},
+        "augment": {"shift": 0.08, "flip": "auto"},
     }
 
 
+def resolved(config: Config, field: Field, rows: int) -> Config:
+    """Return the configuration with everything that was left open decided, for such images and so many rows."""
+    side = min(field.shape[1:]) / _stem_stride(config, field)
+    stages = len(config.depths) or len(config.widths) or max(1, round(math.log2(max(1.0, side / LAST_SIDE))))
+    first = 64 if rows < MANY_ROWS else 96
+    depths = config.depths or (1,) * stages
+    widths = config.widths or tuple(first * 2**stage for stage in range(stages))
+    if len(depths) != len(widths):
+        raise ConfigError(
+            f"Options 'model.depths' ({len(depths)} stages) and 'model.widths' ({len(widths)} stages) must name the "
+            "same number of stages."
+        )
+    return replace(config, depths=depths, widths=widths, stem_width=config.stem_width or max(1, widths[0] // 2))
+
+
 def total_stride(config: Config, field: Field) -> int:
-    """Return by how much the network divides the sides of such images."""
-    stem = 4 if _large(config, field) else 1
-    return stem * config.first_stride * 2 ** (len(config.depths) - 1)
+    """Return by how much a resolved network divides the sides of such images."""
+    return _stem_stride(config, field) * config.first_stride * 2 ** (len(config.depths) - 1)
 
 
 class ResNet(nn.Module):
@@ -150,9 +172,13 @@ def _large(config: Config, field: Field) -> bool:
     return config.stem == "large" or (config.stem == "auto" and min(field.shape[1:]) >= LARGE)
 
 
+def _stem_stride(config: Config, field: Field) -> int:
+    return 4 if _large(config, field) else config.stem_stride
+
+
 def _stem(config: Config, field: Field) -> nn.Module:
     if not _large(config, field):
-        return ConvNorm(field.shape[0], config.stem_width)
+        return ConvNorm(field.shape[0], config.stem_width, 3, config.stem_stride)
     return nn.Sequential(ConvNorm(field.shape[0], config.stem_width, 7, 2), nn.MaxPool2d(3, 2, padding=1))
 
 
@@ -182,13 +208,9 @@ def _shortcut(config: Config, inputs: int, outputs: int, stride: int) -> nn.Modu
 
 
 def _check(config: Config) -> None:
-    if not config.depths or len(config.depths) != len(config.widths):
-        raise ConfigError(
-            f"Options 'model.depths' ({len(config.depths)} stages) and 'model.widths' ({len(config.widths)} stages) "
-            "must name the same number of stages, at least one."
-        )
-    numbers = {"depths": config.depths, "widths": config.widths}
-    numbers |= {"stem_width": (config.stem_width,), "first_stride": (config.first_stride,)}
-    for name, given in numbers.items():
-        if min(given) < 1:
-            raise ConfigError(f"Option 'model.{name}' was given {min(given)}; expected 1 or more.")
+    least = {"depths": 1, "widths": 1, "stem_width": 0, "stem_stride": 1, "first_stride": 1}
+    for name, floor in least.items():
+        given = getattr(config, name)
+        smallest = min(given, default=floor) if isinstance(given, tuple) else given
+        if smallest < floor:
+            raise ConfigError(f"Option 'model.{name}' was given {smallest}; expected {floor} or more.")
