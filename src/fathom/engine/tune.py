@@ -20,10 +20,10 @@ from fathom.engine.checkpoint import Snapshot
 from fathom.engine.records import Chose
 from fathom.engine.run import Knobs, Run
 
-SHARE = 0.03  # of the run's estimated time goes into measuring
+SHARE = 0.05  # of the run's estimated time goes into measuring
 LONGEST = 60.0  # seconds, at most
 WORTH = 1.1  # a change must be this much faster
-ROUNDS = 3
+ROUNDS = 2
 SAME_LOSS = 0.05  # relative difference that bf16's first losses may have
 
 
