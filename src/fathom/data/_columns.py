@@ -60,7 +60,7 @@ def infer(
     """
     kinds = kinds or {}
     _check_names(frame, targets, kinds)
-    counts = _distinct(frame)
+    counts = _distinct(frame, targets)
     columns = []
     for series in frame.get_columns():
         name, distinct = series.name, counts[series.name]
@@ -117,16 +117,30 @@ def _check_classes(series: pl.Series, distinct: int, kind: str) -> None:
         )
 
 
-def _distinct(frame: pl.DataFrame) -> dict[str, int]:
+def _distinct(frame: pl.DataFrame, targets: Sequence[str]) -> dict[str, int]:
     """Count the different values of each column, missing ones aside; estimate them where there are many rows."""
-    simple = [s.name for s in frame.get_columns() if s.dtype != pl.Binary and not s.dtype.is_nested()]
-    few = len(frame) <= COUNTED
-    counts = {s.name: s.head(1000).n_unique() for s in frame.get_columns() if s.dtype == pl.Binary}
-    counts |= {s.name: len(s) for s in frame.get_columns() if s.dtype.is_nested()}
-    if simple:
-        column = pl.col(simple)
-        counts |= frame.select(column.n_unique() if few else column.approx_n_unique()).row(0, named=True)
-    return {name: max(0, count - bool(frame[name].null_count())) for name, count in counts.items()}
+    return {s.name: _distinct_of(s, s.name in targets) for s in frame.get_columns()}
+
+
+def _distinct_of(series: pl.Series, is_target: bool) -> int:
+    if series.dtype.is_nested():
+        return len(series)
+    if series.dtype == pl.Binary:
+        return int(series.head(1000).n_unique())
+    if len(series) <= COUNTED:
+        return int(series.n_unique()) - bool(series.null_count())
+    if series.dtype.is_numeric() and not is_target:
+        return _distinct_numbers(series)
+    return max(0, int(series.approx_n_unique()) - bool(series.null_count()))  # type: ignore[arg-type]
+
+
+def _distinct_numbers(series: pl.Series) -> int:
+    """Estimate from a sample: exact where that has each value many times, in proportion where it has most once."""
+    if series.min() == series.max():
+        return int(series.null_count() < len(series))
+    some = _kinds.sample(series)
+    found = some.n_unique()
+    return max(2, found if found < len(some) / 2 else round(found / len(some) * (len(series) - series.null_count())))
 
 
 def _examples(series: pl.Series) -> tuple[str, ...]:

@@ -39,11 +39,14 @@ def decimal_sign(texts: pl.Series) -> str | None:
 
     Where every cell fits both, the point is the decimal sign: "1.234" is little, "1,234" a thousand.
     """
+    few = _bare(a_few(texts)).drop_nulls()
+    if len(few) and max(_fits(few, sign) for sign in ".,") < 0.5:
+        return None
     bare = _bare(texts).drop_nulls()
     bare = bare.filter(~bare.str.contains(NOT_FINITE))
     if not len(bare):
         return None
-    point, comma = (float(bare.str.contains(NUMBER[sign]).mean() or 0) for sign in ".,")  # type: ignore[arg-type]
+    point, comma = (_fits(bare, sign) for sign in ".,")
     if max(point, comma) < ENOUGH:
         return None
     return "," if comma > point else "."
@@ -69,8 +72,15 @@ def finite(values: pl.Series) -> pl.Series:
     return values.to_frame().select(pl.when(column.is_finite()).then(column)).to_series()
 
 
+def a_few(texts: pl.Series) -> pl.Series:
+    """Return some hundred of many texts, evenly spread: what these are not, all are not."""
+    return texts.gather_every(max(1, len(texts) // 200))
+
+
 def is_boolean(texts: pl.Series) -> bool:
     """Whether these texts are a yes and its no, in any case, and nothing else."""
+    if not a_few(texts).str.to_lowercase().is_in([*TRUE, *FALSE, *DASHES]).all():
+        return False
     words = set(texts.str.to_lowercase().unique().drop_nulls().to_list()) - set(DASHES)
     return any(words == {yes, no} for yes, no in zip(TRUE, FALSE, strict=True))
 
@@ -84,10 +94,10 @@ def date_format(texts: pl.Series) -> tuple[str, bool] | None:
     texts = texts.filter(~texts.is_in(DASHES)).drop_nulls().unique(maintain_order=True)
     if not len(texts) or not _could_be_dates(texts):
         return None
-    shares = {form: _share(texts, form) for form in ISO}
-    if max(shares.values()) >= ENOUGH or 1.0 - dates(texts, ISO[0]).null_count() / len(texts) >= ENOUGH:
-        return max(shares, key=lambda form: shares[form]), False
-    few = texts.head(50)
+    few = a_few(texts)
+    iso = max(ISO, key=lambda form: _share(few, form))
+    if _share(few, iso) > 0 and 1 - dates(texts, iso).null_count() / len(texts) >= ENOUGH:
+        return iso, False
     forms = [day + clock for day in DAYS for clock in CLOCKS]
     shares = {form: _share(texts, form) for form in forms if _share(few, form) > 0.5}
     best = max(shares, key=lambda form: shares[form], default="")
@@ -103,20 +113,27 @@ def dates(texts: pl.Series, format: str) -> pl.Series:
     found = _parse(texts, format)
     if format in ISO:  # days without a clock among those with one, and the other way round
         for other in ISO:
+            if found.null_count() == texts.null_count():
+                break
             left = (found.is_null() & texts.is_not_null()).arg_true()
-            if len(left) and other != format:
-                found = found.scatter(left, _parse(texts.gather(left), other))
+            found = found.scatter(left, _parse(texts.gather(left), other))
     return found
 
 
 def _parse(texts: pl.Series, format: str) -> pl.Series:
-    if format in ISO:  # less fractions of a second and offsets, with which polars reads five times as slowly
-        texts = texts.str.head(19) if format.endswith("%S") else texts
-    return texts.str.to_datetime(format, strict=False, time_unit="us", cache=len(texts) > 1000)
+    if format in ISO and format.endswith("%S") and (texts.str.len_bytes().max() or 0) > 19:  # type: ignore[operator]
+        texts = texts.str.head(19)  # fractions and offsets, with which polars is five times as slow, are left unread
+    return texts.str.to_datetime(format, strict=False, time_unit="us", cache=False)
 
 
 def _share(texts: pl.Series, format: str) -> float:
     return 1.0 - _parse(texts, format).null_count() / len(texts)
+
+
+def _fits(bare: pl.Series, sign: str) -> float:
+    """Return the share of texts that are numbers with this decimal sign, or not finite."""
+    fits = bare.str.contains(NUMBER[sign]) | bare.str.contains(NOT_FINITE)
+    return int(fits.sum()) / len(bare)
 
 
 def _could_be_dates(texts: pl.Series) -> bool:

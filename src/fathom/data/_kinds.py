@@ -125,8 +125,7 @@ def _binary(series: pl.Series) -> Verdict:
 
 def _textual(series: pl.Series, distinct: int, folder: Path | None) -> Verdict:
     texts = sample(series)
-    ends = [texts.str.to_lowercase().str.ends_with(suffix) for suffix in IMAGES]
-    if sum(int(end.sum()) for end in ends) >= _forms.ENOUGH * len(texts):
+    if _ends_as_image(_forms.a_few(texts)) > 0.5 and _ends_as_image(texts) >= _forms.ENOUGH:
         return Verdict("image", _files(texts, folder))
     if _forms.is_boolean(texts):
         return Verdict("boolean", "a word for true and one for false")
@@ -135,6 +134,11 @@ def _textual(series: pl.Series, distinct: int, folder: Path | None) -> Verdict:
     if (found := _forms.date_format(texts)) is not None:
         return _dates_in_text(series, texts, *found)
     return _words(series, texts, distinct)
+
+
+def _ends_as_image(texts: pl.Series) -> float:
+    lower = texts.str.to_lowercase()
+    return sum(int(lower.str.ends_with(suffix).sum()) for suffix in IMAGES) / len(texts)
 
 
 def _files(texts: pl.Series, folder: Path | None) -> str:

@@ -124,7 +124,9 @@ def _delimiter(text: str, candidates: Sequence[str]) -> tuple[str, list[list[str
         found = _parse(text, delimiter)
         header = len(found[0])
         width, times = Counter(len(r) for r in found[1:] or found).most_common(1)[0]
-        share = times / len(found[1:] or found) if width in (header, header + 1) and width > 1 else 0.0
+        share = times / len(found[1:] or found)
+        if width == 1 or width not in (header, header + 1) or (width > header and share < 1):
+            share = 0.0
         if (share, header) > best:
             best, chosen, records = (share, header), delimiter, found
     return chosen, records
