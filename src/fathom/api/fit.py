@@ -78,7 +78,7 @@ def fit(
     )
     source = settings.of("data").get("source") if source is None else source
     test = settings.of("data").get("test") or None if test is None else test
-    if source is None or source == "":
+    if source is None or (isinstance(source, str) and not source):
         raise ConfigError("There is nothing to learn from: give a source, or --config with data.source in it.")
 
     material = prepare(source, test, settings, int(settings.of("engine").get("seed", 0)))
