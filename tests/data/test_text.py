@@ -12,7 +12,7 @@ from fathom.core.errors import ArtifactError
 from fathom.core.types import END, MASK, PAD, SPECIAL_TOKENS, START, UNK
 from fathom.data import PrepareConfig, Preprocess, infer
 from fathom.data._samples import find
-from fathom.data.text import LONGEST_TOKEN, TextEncoder, learn_tokenizer
+from fathom.data.text import LONGEST_TOKEN, TextEncoder, learn_tokenizer, texts
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_special_tokens_come_first(encoder):
 
 
 def test_the_same_texts_give_the_same_tokenizer(verses, encoder):
-    assert learn_tokenizer(verses.to_list(), 2000, "lower") == encoder.tokenizer
+    assert learn_tokenizer(texts(verses, 10**6), 2000, "lower") == encoder.tokenizer
 
 
 def test_a_row_is_start_tokens_end_padding(encoder):
@@ -104,6 +104,14 @@ def test_every_text_can_be_told_from_its_tokens(encoder, text):
     end = row.tolist().index(END)
     said = long.trained.decode(row[1:end].tolist())
     assert said.removeprefix(" ") == unicodedata.normalize("NFC", text).lower().removeprefix(" ") or "Σ" in text
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(st.text(st.sampled_from("ab'’ \n\t.,:1é\u0301ßनé中\u0085"), max_size=20), max_size=5))
+def test_tokens_by_pieces_are_those_of_the_whole_text(encoder, values):
+    series = pl.Series(values, dtype=pl.String)
+    for row, text in zip(encode(encoder, series)[0].tolist(), texts(series, 400), strict=True):
+        assert row[1 : row.index(END)] == encoder.trained.encode(text).ids
 
 
 def test_numbers_in_a_text_column_are_read_as_text(encoder):
