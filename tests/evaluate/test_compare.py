@@ -5,6 +5,8 @@ import pytest
 import torch
 from sklearn import datasets
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 
 from fathom.core.types import UNKNOWN, DataSpec, Field
 from fathom.evaluate import Baseline, baselines, verdict
@@ -110,7 +112,23 @@ def test_too_little_time_cuts_rounds_and_says_so():
     assert found["HistGradientBoosting"].metrics["accuracy"]["value"] > 0.85
 
 
-def test_uneven_classes_are_weighted_and_a_class_unseen_in_training_has_no_chance():
+def test_uneven_classes_weigh_as_they_do_for_the_model():
+    """Among one in ten, a rare class is found more often than an unweighted fit finds it."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random(3000) < 0.1).astype(int)
+    x = truth[:, None] * 1.0 + rng.normal(size=(3000, 1))
+    target = Field(name="y", kind="category", classes=("common", "rare"), counts=(2700, 300))
+    spec = DataSpec(inputs=(Field(name="x", kind="number"),), targets=(target,))
+    batch = {"number": torch.tensor(x, dtype=torch.float32), "target:y": torch.tensor(truth)}
+    train, test = ({k: v[s] for k, v in batch.items()} for s in (slice(2000), slice(2000, None)))
+    weighted = next(b for b in baselines(train, test, spec, resamples=20) if b.name == "logistic regression")
+    plain = LogisticRegression().fit(x[:2000], truth[:2000]).predict(x[2000:])
+    assert weighted.main == "macro_f1"
+    assert weighted.output.argmax(1).sum() > 2 * plain.sum()
+    assert weighted.metrics["macro_f1"]["value"] > f1_score(truth[2000:], plain, average="macro")
+
+
+def test_a_class_unseen_in_training_has_no_chance():
     train, test, spec = numbers("wine")
     kept = train["target:y"] != 2
     train = {key: column[kept] for key, column in train.items()}

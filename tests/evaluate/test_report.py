@@ -96,6 +96,7 @@ def evidence(targets: list[TargetEvidence], words: str = "plain") -> Evidence:
             splits={"train": 900, "valid": 34, "test": 300},
             how_split=words,
             overlaps=3,
+            classes={"label": {"rare": 5, "common": 895}},
             set_aside=[SetAsideEvidence(where=words, row=7, column=words, reason=words)],
             set_aside_count=51,
             notes=[words],
@@ -148,6 +149,8 @@ def test_the_page_shows_the_evidences_numbers(category):
     assert "on few rows" in page.text
     assert "3 test rows also stand in training" in page.text
     assert "Set aside: 51" in page.text
+    assert "label: 2 classes, from 5 training rows (rare) to 895 (common)." in page.text
+    assert "Time to train: this model 84 s, logistic regression 0.1 s." in page.text
     pictures = [mistake["images"]["photo"] for mistake in target.mistakes]
     assert [image["src"] for image in page.of("img")] == pictures
     assert len(pictures) == 24
