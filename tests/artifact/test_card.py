@@ -95,6 +95,11 @@ def test_numbers_alone_and_other_splits_are_understood():
     assert "by which it was also chosen" in text
 
 
+def test_scores_on_training_rows_are_called_that():
+    text = read(metrics={**METRICS, "judged_on": "training"})[1]
+    assert "12 training rows" in text and "on new rows it will do worse" in text
+
+
 def test_a_verdict_is_repeated():
     metrics = {**METRICS, "verdict": {"kind": {"sentence": "Deep learning is not worth it here: use trees."}}}
     assert "Deep learning is not worth it here: use trees." in read(metrics=metrics)[1]

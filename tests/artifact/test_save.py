@@ -156,6 +156,12 @@ def test_a_failed_first_save_leaves_no_folder(tmp_path, monkeypatch):
     assert not (tmp_path / "m").exists()
 
 
+@pytest.fixture
+def _quick(monkeypatch):
+    """Flushing takes its time and is of no use to a process that is only said to lose its power."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 class Power:
     """Lets so many operations on files pass, then ends the process as a power cut would: nothing more is run."""
 
@@ -168,11 +174,11 @@ class Power:
         for name in self.NAMES:
             real = getattr(os, name[3:])
 
-            def counted(*args, _real=real, **options):
+            def counted(*args, _real=real, _name=name, **options):
                 if self.left == 0:
                     os._exit(9)
                 self.left -= 1
-                return _real(*args, **options)
+                return None if _name == "os.fsync" else _real(*args, **options)
 
             setattr(os, name[3:], counted)
 
@@ -199,6 +205,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in verify(folder).files}
 
 
+@pytest.mark.usefixtures("_quick")
 def test_a_process_killed_at_any_step_leaves_the_old_or_the_new(tmp_path):
     names = ("config.json", "metrics.json", "model.safetensors", "spec.json")
     old = {**dict.fromkeys(names, b"old"), "preprocess/a.json": b"old", "gone/b.json": b"old"}
@@ -226,6 +233,7 @@ def test_a_process_killed_at_any_step_leaves_the_old_or_the_new(tmp_path):
     assert len(seen) > 30
 
 
+@pytest.mark.usefixtures("_quick")
 def test_finishing_can_itself_be_cut_short(tmp_path):
     names = ("config.json", "metrics.json", "model.safetensors", "spec.json")
     old, new = (dict.fromkeys(names, data) for data in (b"old", b"new"))
@@ -298,6 +306,8 @@ def test_a_users_own_model_is_asked_for(tmp_path, frame):
     with pytest.raises(ArtifactError, match=r"Net.*load\(folder, model=…\)"):
         load(folder)
     found = load(folder, model=Net())
+    again = write(tmp_path / "again", model=found.config["model"], objective=found.config["objective"], module=module)
+    assert (again / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     assert all(torch.equal(a, b) for a, b in zip(found.module.parameters(), module.parameters(), strict=True))
     assert found.predict(frame).height == 37
     with pytest.raises(ArtifactError, match="does not fit its model"):

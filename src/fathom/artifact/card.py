@@ -25,7 +25,8 @@ def render(config: Mapping[str, Any], spec: DataSpec, metrics: Mapping[str, Any]
 
     Args:
         config: config.json; `about` may give `name`, `source`, `license` and `notes`.
-        metrics: {"test": {target: {"n", "metrics": {name: {"value", "low", "high"}}}}, "baselines": […], "verdict": …}.
+        metrics: {"test": {target: {"n", "metrics": {name: {"value", "low", "high"}}}}, "judged_on": which rows these
+            were, "baselines": […], "verdict": {target: {"sentence"}}}.
         files: further files of the artifact, by name.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -116,7 +117,7 @@ def _scores(metrics: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         if isinstance(scores, Mapping):
             found = {str(name): score for name, score in scores.items() if any(True for _ in _measured(score))}
             if found:
-                return split, found
+                return str(metrics.get("judged_on", split)), found
     return "", {}
 
 

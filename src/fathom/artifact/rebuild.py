@@ -43,17 +43,20 @@ class Allowance(TorchFunctionMode):
     def __init__(self, nbytes: int, calls: int) -> None:
         super().__init__()
         self.nbytes, self.calls = nbytes, calls
-        self.profile: Any = None
+        self.counts = sys.getprofile() is None  # a profiler that is at work keeps its place
 
     def __enter__(self) -> Allowance:
-        self.profile = sys.getprofile()
-        sys.setprofile(self._count)
+        self._counting(True)
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        sys.setprofile(self.profile)
+        self._counting(False)
+
+    def _counting(self, on: bool) -> None:
+        if self.counts:
+            sys.setprofile(self._count if on else None)
 
     def _count(self, frame: Any, event: str, argument: Any) -> None:
         """A billion layers without a weight allocate nothing of torch's: what they take is calls of functions."""
@@ -64,9 +67,9 @@ class Allowance(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if _at_most(args, kwargs) > self.nbytes:
-            sys.setprofile(None)  # the trial's own calls, which may import modules, are not the model's
+            self._counting(False)  # the trial's own calls, which may import modules, are not the model's
             foreseen = _foreseen(func, args, kwargs)
-            sys.setprofile(self._count)
+            self._counting(True)
             if foreseen > self.nbytes:
                 raise ArtifactError(TOO_LARGE)
         result = func(*args, **kwargs)
@@ -81,10 +84,11 @@ def described(entry: Any, instance: nn.Module | None) -> dict[str, Any]:
     """Return what config.json says of a model or an objective.
 
     Args:
-        entry: its catalog entry, or a mapping with `name` and `config`; None for an object of the user's own.
+        entry: its catalog entry, or a mapping with `name` and `config`, as this function returns it; None for an object
+            of the user's own.
         instance: the object, whose class is noted where it is the user's own.
     """
-    if entry is None:
+    if entry is None or (isinstance(entry, Mapping) and entry["name"] is None):
         kind = type(instance)
         return {"name": None, "custom": True, "class": f"{kind.__module__}.{kind.__qualname__}"}
     name, config = (entry["name"], entry["config"]) if isinstance(entry, Mapping) else (entry.name, entry.config)

@@ -55,7 +55,14 @@ def write(module: nn.Module, path: Path) -> dict[str, str]:
     """
     state = _state(module)
     tied = ties(state)
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in state.items() if name not in tied}
+    tensors: dict[str, Tensor] = {}
+    stored: set[int] = set()
+    for name, tensor in state.items():
+        if name not in tied:
+            tensors[name] = tensor.detach().cpu().contiguous()
+            if (place := tensors[name].untyped_storage().data_ptr()) in stored:
+                tensors[name] = tensors[name].clone()  # two parts of one memory become two tensors
+            stored.add(place)
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except (SafetensorError, RuntimeError) as error:
