@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -61,7 +62,7 @@ def sniff(path: Path, origin: str) -> Dialect:
         whole = not file.read(1)
     if not head.strip():
         raise DataError(f"'{origin}' is empty.")
-    encoding = encoding_of([head])
+    encoding = encoding_of([head], whole)
     if encoding is None:
         what = next((name for start, name in BINARY.items() if head.startswith(start)), "binary data")
         raise DataError(f"'{origin}' is not a text table: it holds {what}.")
@@ -79,14 +80,15 @@ def sniff(path: Path, origin: str) -> Dialect:
     return _dialect(encoding, delimiter, records, above, mac, text)
 
 
-def encoding_of(chunks: Iterable[bytes]) -> str | None:
+def encoding_of(chunks: Iterable[bytes], whole: bool = True) -> str | None:
     """Return the encoding of a text by its bytes, or None where it is no text.
 
     Bytes that are not UTF-8 are read as Windows-1252, or Latin-1 where that has holes, if they outnumber the letters
-    that are; else a few are damaged.
+    that are; else a few are damaged. Where the chunks are not the whole, their end may lie within a letter.
     """
     good = bad = 0
     holes = False
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a letter may lie across two chunks
     for place, chunk in enumerate(chunks):
         if place == 0:
             for bom, name in BOMS.items():
@@ -94,15 +96,13 @@ def encoding_of(chunks: Iterable[bytes]) -> str | None:
                     return name
             if b"\0" in chunk:
                 return _utf16(chunk)
-        if chunk.isascii():
-            continue
-        text = chunk.decode("utf-8", errors="replace")
-        lost = text.count("\ufffd")
-        good += sum(not c.isascii() for c in text) - lost
-        bad += max(0, lost - 2)  # a chunk may begin and end within a letter
-        holes = holes or any(byte in chunk for byte in b"\x81\x8d\x8f\x90\x9d")
-        if lost and lost <= 2 and len(chunk) < HEAD:
+        text = decoder.decode(chunk)
+        if not text.isascii():
+            lost = text.count("\ufffd")
+            good += sum(not c.isascii() for c in text) - lost
             bad += lost
+            holes = holes or any(byte in chunk for byte in b"\x81\x8d\x8f\x90\x9d")
+    bad += whole and len(decoder.decode(b"", final=True))
     if bad <= good:
         return "utf-8"
     return "latin-1" if holes else "cp1252"
@@ -177,5 +177,5 @@ def _is_data(first: Sequence[str]) -> bool:
     numbers = [cell for cell in cells if any(re.match(pattern, cell) for pattern in NUMBER.values())]
     years = [cell for cell in numbers if re.match(r"^(1[89]|20)[0-9]{2}$", cell)]
     whole = [int(cell) for cell in numbers if re.match(r"^[0-9]{1,9}$", cell)]
-    counted = whole in (list(range(len(whole))), list(range(1, 1 + max(3, len(whole)))))
+    counted = len(whole) > 1 and whole in (list(range(len(whole))), list(range(1, 1 + max(3, len(whole)))))
     return 2 * (len(numbers) - len(years)) >= len(cells) and not counted
