@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fathom.core.types import Field
-from fathom.evaluate import calibration, mistakes, residuals, slices
+from fathom.evaluate import appraise, calibration, mistakes, residuals, slices
 from fathom.evaluate.mistakes import data_uri, show
 
 CATEGORY = Field(name="y", kind="category", classes=("cat", "dog"))
@@ -128,3 +128,10 @@ def test_dates_are_looked_at_in_quarters():
     assert len(found) == 4
     assert found[0]["worse"]
     assert found[0]["value"].endswith("2024-07-18")
+
+
+def test_mistakes_are_named_by_the_rows_of_the_source():
+    p = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])
+    columns = {"name": ["ann", "bob", "cid"]}
+    judged = appraise((CATEGORY,), {"y": p}, {"y": np.zeros(3, int)}, columns=columns, rows=[70, 71, 72], resamples=20)
+    assert [(m["row"], m["columns"]) for m in judged[0].mistakes] == [(71, {"name": "bob"})]

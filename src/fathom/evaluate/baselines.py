@@ -131,16 +131,17 @@ def _methods(target: Field, spec: DataSpec) -> list[tuple[str, Method]]:
 
 
 def _run(name: str, method: Method, target: Field, rows: _Rows, seconds: float, resamples: int) -> Baseline:
-    started = time.monotonic()
     truth = rows.truth(target)[1]
     main = "rmse" if target.kind == "number" else "accuracy"
+    started = time.monotonic()
     try:
         output, note = method(target, rows, seconds)
+        taken = time.monotonic() - started
         scored = score((target,), {target.name: output}, {target.name: truth}, rows.seed, resamples)[target.name]
     except Exception as error:  # a yardstick that breaks must not break the run
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return Baseline(name, target.name, main, seconds=time.monotonic() - started, note=f"failed: {reason}")
-    return Baseline(name, target.name, scored["main"], scored["metrics"], time.monotonic() - started, note, output)
+    return Baseline(name, target.name, scored["main"], scored["metrics"], taken, note, output)
 
 
 def _constant(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str]:

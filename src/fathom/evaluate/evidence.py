@@ -156,6 +156,7 @@ def appraise(
     seed: int = 0,
     resamples: int = 1000,
     scores: Mapping[str, dict[str, Any]] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> list[TargetEvidence]:
     """Return everything that can be said of a model's outputs on test rows.
 
@@ -168,6 +169,7 @@ def appraise(
         shown: how many mistakes of each target.
         seed, resamples: of the bootstrap.
         scores: what `score` returned, if it was called already.
+        rows: the test rows' numbers in the source, by which mistakes are named; without them their positions.
     """
     scores = scores or score(targets, outputs, truth, seed, resamples)
     verdicts = verdict(targets, outputs, truth, rivals, seed, resamples) if rivals else {}
@@ -176,6 +178,9 @@ def appraise(
     for target in targets:
         output, true = known_rows(target, outputs, truth)
         worst = mistakes(target, np.asarray(outputs[target.name]), np.asarray(truth[target.name]), shown)
+        shown_worst = [mistake | show(mistake["row"], images, texts, columns) for mistake in worst]
+        if rows is not None:
+            shown_worst = [mistake | {"row": int(rows[mistake["row"]])} for mistake in shown_worst]
         category = target.kind == "category"
         found.append(
             TargetEvidence(
@@ -185,7 +190,7 @@ def appraise(
                 calibration=calibration(output, true, seed) if category else residuals(output, true, seed),
                 baselines=[b.record() for b in rivals if b.target == target.name],
                 verdict=verdicts.get(target.name, {}),
-                mistakes=[mistake | show(mistake["row"], images, texts, columns) for mistake in worst],
+                mistakes=shown_worst,
                 slices=slices(target, np.asarray(outputs[target.name]), np.asarray(truth[target.name]), parts),
             )
         )
