@@ -8,7 +8,7 @@ from torch import nn
 
 from fathom.core.errors import ConfigError
 from fathom.core.types import PAD, DataSpec, Field
-from fathom.layers.attention import EncoderBlock, SelfAttention, rotary_angles, rotate
+from fathom.layers.attention import EncoderBlock, Packing, SelfAttention, rotary_angles, rotate
 from fathom.models import transformer
 from tests.conformance.samples import batch_of
 
@@ -58,6 +58,16 @@ def test_block_equals_transformer_encoder_layer():
     torch.testing.assert_close(
         ours(x, real[:, None, None, :])[real], theirs(x, src_key_padding_mask=~real)[real], atol=1e-5, rtol=1e-5
     )
+
+
+def test_packing_changes_nothing_but_the_padding():
+    torch.manual_seed(0)
+    block, x, real = EncoderBlock(16, 4, 40), torch.randn(3, 6, 16), torch.rand(3, 6) < 0.6
+    real[:, 0] = True
+    packing, visible, turns = Packing(real), real[:, None, None, :], rotary_angles(6, 4)
+    assert torch.equal(packing.pack(x), x[real])
+    packed = packing.pad(block(packing.pack(x), visible, turns, packing))
+    torch.testing.assert_close(packed, block(x, visible, turns) * real[..., None])
 
 
 def test_rotation_keeps_lengths_and_tells_distance_alone():

@@ -2,6 +2,7 @@
 
     SelfAttention   every token looks at every real token of its sequence, in several heads
     EncoderBlock    attention, then a two-layer network, each on normalised input and added to what came in
+    Packing         real tokens alone, one behind the other: layers other than attention need no padding
 
 Source: Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, Attention Is All You Need, 2017; the
 normalisation before each part is that of Xiong et al., On Layer Normalization in the Transformer Architecture, 2020;
@@ -14,6 +15,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Packing:
+    """Which tokens of padded sequences are real: from [B, T, …] to the N real tokens [N, …], and back.
+
+    Args:
+        real: [B, T] bool.
+    """
+
+    def __init__(self, real: Tensor) -> None:
+        self.shape, self.places = real.shape, real.flatten().nonzero().squeeze(1)  # [N]
+
+    def pack(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Return the tokens at their places and zeros between them."""
+        padded = x.new_zeros(self.shape.numel(), *x.shape[1:]).index_copy(0, self.places, x)
+        return padded.unflatten(0, self.shape)
 
 
 class SelfAttention(nn.Module):
@@ -32,26 +52,30 @@ class SelfAttention(nn.Module):
         self.project_in = nn.Linear(width, 3 * width)  # queries, keys and values
         self.project_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, visible: Tensor | None = None, turns: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, visible: Tensor | None = None, turns: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
         """Return what each token gathers.
 
         Args:
-            x: [B, T, D].
+            x: [B, T, D], or [N, D] with a packing; so is what is returned.
             visible: true where a key may be seen, [B, 1, 1, T] or [B, 1, T, T]; each row has a true entry.
             turns: rotary angles [T, D/H/2] of `rotary_angles`, where positions are told that way.
+            packing: where the N tokens stand in their sequences.
         """
-        batch, length, width = x.shape
-        parts = self.project_in(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        parts = self.project_in(x) if packing is None else packing.pad(self.project_in(x))  # [B, T, 3·D]
+        parts = parts.unflatten(-1, (3, self.num_heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [B, H, T, D/H] each
         if turns is not None:
             query, key = rotate(query, turns), rotate(key, turns)
         dropout = self.dropout if self.training else 0.0
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
-        return self.project_out(found.transpose(1, 2).reshape(batch, length, width))
+        found = found.transpose(1, 2).flatten(2)  # [B, T, D]
+        return self.project_out(found if packing is None else packing.pack(found))
 
 
 class EncoderBlock(nn.Module):
-    """One layer of an encoder, normalising before each part: [B, T, D] -> [B, T, D].
+    """One layer of an encoder, normalising before each part: [B, T, D] -> [B, T, D], or [N, D] -> [N, D] if packed.
 
     Args:
         width: D.
@@ -67,8 +91,10 @@ class EncoderBlock(nn.Module):
         self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, visible: Tensor | None = None, turns: Tensor | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm_attention(x), visible, turns))
+    def forward(
+        self, x: Tensor, visible: Tensor | None = None, turns: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm_attention(x), visible, turns, packing))
         hidden = self.dropout(F.gelu(self.expand(self.norm_network(x))))  # [B, T, hidden]
         return x + self.dropout(self.contract(hidden))
 

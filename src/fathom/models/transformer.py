@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
 from fathom.core.types import PAD, Batch, DataSpec, Features, Field
-from fathom.layers.attention import EncoderBlock, rotary_angles
+from fathom.layers.attention import EncoderBlock, Packing, rotary_angles
 
 REFERENCE = (
     "Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, Attention Is All You Need, 2017; "
@@ -152,9 +152,13 @@ class Transformer(nn.Module):
     def forward(self, batch: Batch) -> Features:
         x, real = self.embed(batch)
         visible = real | ~real.any(1, keepdim=True)  # a row without tokens sees its padding: no softmax over nothing
+        packing = None
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():  # a graph's shapes may not hang on the data
+            packing = Packing(visible)
+            x = packing.pack(x)  # [N, D]
         for block in self.blocks:
-            x = block(x, visible[:, None, None, :], self.turns)
-        x = self.norm(x)  # [B, T, D]
+            x = block(x, visible[:, None, None, :], self.turns, packing)
+        x = self.norm(x) if packing is None else packing.pad(self.norm(x))  # [B, T, D]
         if self.config.pooling == "first":
             return Features(pooled=x[:, 0], tokens=x, mask=real)
         share = real / real.sum(1, keepdim=True).clamp_min(1)  # [B, T]
