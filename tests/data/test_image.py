@@ -201,3 +201,9 @@ def test_two_image_columns_keep_the_rows_that_both_can_give():
 def test_a_column_without_one_readable_image_is_refused():
     with pytest.raises(DataError, match="No image of column 'photo' can be read: not an image"):
         fit([b"a", b"b"])
+
+
+def test_colour_is_found_wherever_it_stands_in_a_sorted_table():
+    grey, colour = written(noise(4, 4, 1)), written(noise(4, 4))
+    assert fit([grey] * 1200 + [colour] * 100)[0].spec.images[0].shape == (3, 4, 4)
+    assert fit([grey] * 1300 + [colour])[0].spec.images[0].shape == (1, 4, 4)

@@ -197,11 +197,11 @@ class ImageEncoder:
         Raises:
             DataError: none of them can be read.
         """
-        sizes, grey, reason = _probe(series.gather(sample[:PROBE]).to_list(), folder)
+        sizes, grey, reason = _probe(series.gather(sample[:: max(1, math.ceil(len(sample) / PROBE))]).to_list(), folder)
         if not sizes:
             raise DataError(f"No image of column '{name}' can be read: {reason}.")
         height, width = _common_size(sizes) if size == 0 else (size, size)
-        one = colour == "grey" or (colour == "auto" and sum(grey) >= 0.99 * len(grey))
+        one = colour == "grey" or (colour == "auto" and sum(grey) >= 0.99 * max(1, len(grey)))
         return cls(column=name, channels=1 if one else 3, height=height, width=width, fit_by=fit_by)
 
     @property
@@ -253,16 +253,17 @@ class ImageEncoder:
 
 
 def _probe(values: Sequence[Any], folder: Path | None) -> tuple[list[tuple[int, int]], list[bool], str]:
-    """Return (height, width) of the readable images, whether each of the first of them is grey, and the last reason."""
+    """Return (height, width) of the readable images, whether each of some of them is grey, and the last reason."""
     sizes: list[tuple[int, int]] = []
     grey: list[bool] = []
     reason = "there is none"
-    for value in values:
+    every = math.ceil(len(values) / COLOUR_PROBE)  # spread, for tables are often sorted by class
+    for place, value in enumerate(values):
         try:
             image = _open(load(value, folder))
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             size = image.size if turned else image.size[::-1]
-            if len(grey) < COLOUR_PROBE:
+            if place % every == 0:
                 grey.append(_is_grey(image))
             sizes.append(size)
         except UnreadableError as error:
@@ -273,11 +274,11 @@ def _probe(values: Sequence[Any], folder: Path | None) -> tuple[list[tuple[int, 
 
 
 def _is_grey(image: Image.Image) -> bool:
-    if image.mode[0] in "1LIF" or image.mode == "LA":
+    if image.mode in ("1", "L", "LA", "La") or image.mode[0] in "IF":
         return True
     image.draft(None, (64, 64))
     pixels = np.asarray(_colour(image, 3).resize((64, 64)), dtype=np.int16)
-    return int(pixels.max(2).__sub__(pixels.min(2)).max()) <= NEAR_GREY
+    return int((pixels.max(2) - pixels.min(2)).max()) <= NEAR_GREY
 
 
 def _common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
