@@ -35,7 +35,9 @@ def test_the_hub_reads_the_card_in_a_saved_folder(folder):
 
 
 def test_facts_that_were_given_are_there():
-    found, text = read(name="My model", license="apache-2.0", source="wine.csv", notes=["Only European wines."])
+    found, text = read(
+        name="My model", license="apache-2.0", source="/home/me/wine.csv", notes=["Only European wines."]
+    )
     assert found.data.license == "apache-2.0"
     assert found.data.eval_results[0].dataset_name == "wine.csv"
     assert text.count("# My model") == 1

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -144,6 +145,35 @@ def test_a_disk_that_cannot_be_written_leaves_the_old_one(folder, monkeypatch, c
         write(folder, module_seed=1)
     assert torch.equal(stored(folder), before)
     assert not (folder / swap.SAVING).exists()
+
+
+@pytest.mark.parametrize("size", [0, 300, 3000])
+def test_a_limit_on_files_leaves_the_old_one(folder, size):
+    before = stored(folder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(ArtifactError, match="cannot be written"):
+            write(folder, module_seed=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.equal(stored(folder), before)
+
+
+def test_a_reader_beside_a_writer_sees_a_whole_model(tmp_path):
+    folder = write(tmp_path / "model")
+    models = [stored(folder), stored(write(folder, module_seed=1))]
+    child = os.fork()
+    if child == 0:
+        try:
+            for _ in range(100):
+                swap.finish(folder)
+        finally:
+            os._exit(0)
+    for turn in range(6):
+        write(folder, module_seed=turn % 2)
+        assert torch.equal(stored(folder), models[turn % 2])
+    os.waitpid(child, 0)
 
 
 def test_a_failed_first_save_leaves_no_folder(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def render(config: Mapping[str, Any], spec: DataSpec, metrics: Mapping[str, Any]
         "front_matter": _yaml(_front_matter(config, spec, split, scores)),
         "title": _text(_name(config, spec)),
         "summary": _summary(config, spec),
-        "source": _text(about.get("source", "")),
+        "source": _text(_source(about)),
         "rows": f"{spec.rows:,}" if spec.rows else "",
         "columns": _columns(spec),
         "more_columns": max(0, len(spec.inputs) - SHOWN_COLUMNS),
@@ -67,7 +67,7 @@ def _front_matter(config: Mapping[str, Any], spec: DataSpec, split: str, scores:
             {"type": metric, "value": value, "name": f"{metric} of {name}"} for metric, value, *_ in _measured(score)
         ]
         if values:
-            source = str(about.get("source") or "the user's own data")
+            source = _source(about) or "the user's own data"
             dataset = {"type": "tabular" if not task else task.split("-")[0], "name": source, "split": split}
             found.append({"task": {"type": task or "other"}, "dataset": dataset, "metrics": values})
     if found:
@@ -203,6 +203,11 @@ def _name(config: Mapping[str, Any], spec: DataSpec) -> str:
         return " ".join(str(about["name"]).split())
     what = " and ".join(t.name for t in spec.targets) or "features"
     return f"{what}, by {config['model'].get('name') or 'a model of its own'}"
+
+
+def _source(about: Mapping[str, Any]) -> str:
+    """Return what it was trained on, without the folders that lead there: they are nobody's business."""
+    return re.split(r"[/\\]", str(about.get("source") or "").rstrip("/\\"))[-1]
 
 
 def _number(value: Any) -> float | None:
