@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 ECE_BINS = 15
-AUROC_CLASSES = 20  # with more, its interval would cost more than it tells
+AUROC_CELLS = 300_000  # rows x classes; with more, its interval would cost more than it tells
 
 
 class CategoryMeasure:
@@ -54,7 +54,7 @@ class CategoryMeasure:
             "brier": squares,
             "ece": np.abs(self.by_bin.sums(weights * self.gap[:, None].astype(weights.dtype))).sum(0) / total,
         }
-        if ranked and (weights.shape[1] == 1 or self.probabilities.shape[1] <= AUROC_CLASSES):
+        if ranked and (weights.shape[1] == 1 or self.probabilities.size <= AUROC_CELLS):
             metrics["auroc"] = self.auroc(weights)
         return metrics
 
