@@ -1,4 +1,4 @@
-"""The way an image takes into a network."""
+"""How an image enters a network."""
 
 from __future__ import annotations
 

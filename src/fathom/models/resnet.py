@@ -110,9 +110,10 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     narrow = max(config.widths, default=0) <= 256
     passes = 14 if narrow else 30
     epochs = round(passes * math.sqrt(max(1.0, 9_000 / max(spec.rows, 1))))
+    batch = min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1))  # small enough for some fifty steps a pass
     muon = {"optimizer": "muon", "learning_rate": 0.03, "weight_decay": 0.1, "schedule": "linear", "warmup": 0.2}
     sgd = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.1}
-    shared = {"momentum": 0.9, "batch_size": 128, "epochs": min(100, epochs), "average": 0.99}
+    shared = {"momentum": 0.9, "batch_size": batch, "epochs": min(100, epochs), "average": 0.99, "clip": 0.0}
     return {
         "engine": {**(muon if narrow else sgd), **shared},
         "objective": {"label_smoothing": 0.1},
