@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -10,18 +12,37 @@ import polars as pl
 
 from fathom.core.types import Field, Stats
 from fathom.data import _values
-from fathom.data._numbers import Scale, finite, flag_field, stats_of, write_flag
+from fathom.data._numbers import Scale, flag_field, stats_of, write_flag
 
 DAY = 86_400_000_000  # microseconds
+MINUTE = 60_000_000
+SPAN = 16_384  # days, about 45 years: calendars are made for whole spans, so that slices of a table share them
+MOST_DAYS = 10 * SPAN  # beyond, dates are taken apart one by one
 PARTS = ("elapsed", "year", "month", "day", "weekday", "hour")
 
 
-def _part(moments: pl.Series, part: str, first: int) -> pl.Series:
-    if part == "elapsed":
-        return (moments.to_physical() - first) / DAY
-    if part == "hour":
-        return moments.dt.hour() + moments.dt.minute() / 60
-    return getattr(moments.dt, part)()
+def _parts(moments: pl.Series, names: Iterable[str], first: int) -> Iterator[np.ndarray]:
+    """Yield each named part of the moments [N] as float64 [N]; of a missing moment, those of 1970-01-01."""
+    micros = moments.to_physical().fill_null(0).to_numpy()
+    days = micros // DAY
+    low, high = (int(days.min()), int(days.max())) if len(days) else (0, 0)
+    calendar = _calendar(low // SPAN * SPAN, -(-(high + 1) // SPAN) * SPAN) if high - low < MOST_DAYS else None
+    for name in names:
+        if name == "elapsed":
+            yield (micros - first) / DAY
+        elif name == "hour":
+            yield (micros - days * DAY) // MINUTE / 60
+        elif calendar is None:
+            yield getattr(moments.dt, name)().fill_null(0).cast(pl.Float64).to_numpy()
+        else:
+            yield calendar[name][days - low // SPAN * SPAN]
+
+
+@lru_cache(4)
+def _calendar(low: int, high: int) -> dict[str, np.ndarray]:
+    """Return the parts of the days from `low` to before `high`, counted from 1970-01-01: looked up, they cost little."""
+    days = pl.int_range(low, high, dtype=pl.Int32, eager=True).cast(pl.Date)
+    return {name: getattr(days.dt, name)().cast(pl.Float64).to_numpy() for name in ("year", "month", "day", "weekday")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +58,7 @@ class DatePart:
 
 @dataclass(frozen=True, kw_only=True)
 class DateEncoder:
-    """A date column: a number field for each part that varies (`elapsed` counts days since the first training row).
+    """A date column: a number field for each part that varies (`elapsed` counts days since the first of the sample).
 
     A missing date stands at the mean of each part; a flag field tells it apart where training rows miss dates.
     """
@@ -56,15 +77,13 @@ class DateEncoder:
 
     @classmethod
     def fit(cls, name: str, series: pl.Series, sample: np.ndarray, format: str) -> DateEncoder:
-        moments = _values.moments(series, format)
-        flag = moments.null_count() > 0
+        moments = _values.moments(series.gather(sample) if len(sample) < len(series) else series, format)
+        flag = series.null_count() > 0 or moments.null_count() > 0
         known = moments.drop_nulls()
         first = int(known.to_physical().min() or 0) if len(known) else 0  # type: ignore[arg-type]
-        if len(sample) < len(moments):
-            known = moments.gather(sample).drop_nulls()
         parts = []
-        for part in PARTS:
-            rising = np.sort(_part(known, part, first).cast(pl.Float64).to_numpy())
+        for part, values in zip(PARTS, _parts(known, PARTS, first), strict=True):
+            rising = np.sort(values)
             if len(rising) and rising[0] < rising[-1]:
                 scale = Scale.fit("standard", rising)
                 parts.append(DatePart(name=part, scale=scale, stats=stats_of(scale(rising))))
@@ -81,8 +100,10 @@ class DateEncoder:
     def encode(self, series: pl.Series, number: np.ndarray, category: np.ndarray) -> int:
         """Write z of each part to `number` [N, P] and the flag to `category` [N, 0 or 1]; return the unreadable."""
         moments = _values.moments(series, self.format)
-        for place, part in enumerate(self.parts):
-            values = _part(moments, part.name, self.first).cast(pl.Float64).to_numpy()
-            number[:, place] = part.scale(finite(values, part.scale.centre)[0])
-        write_flag(category, moments.is_null().to_numpy())
+        gaps = moments.is_null().to_numpy()
+        found = _parts(moments, (part.name for part in self.parts), self.first)
+        for place, (part, values) in enumerate(zip(self.parts, found, strict=True)):
+            number[:, place] = part.scale(values)
+            number[gaps, place] = part.scale(np.array([part.scale.centre]))
+        write_flag(category, gaps)
         return moments.null_count() - series.null_count()
