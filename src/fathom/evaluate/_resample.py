@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-DRAWS = 50_000_000  # rows x resamples at most; more rows need fewer resamples, for their intervals are narrow
+DRAWS = 20_000_000  # rows x resamples at most; more rows need fewer resamples, for their intervals are narrow
 CHUNK = 4_000_000  # counts held at a time
 FEWEST = 100
 
