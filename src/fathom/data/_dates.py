@@ -40,7 +40,7 @@ def _parts(moments: pl.Series, names: Iterable[str], first: int) -> Iterator[np.
 
 @lru_cache(4)
 def _calendar(low: int, high: int) -> dict[str, np.ndarray]:
-    """Return the parts of the days from `low` to before `high`, counted from 1970-01-01: looked up, they cost little."""
+    """Return the parts of the days from `low` to before `high`, counted from 1970-01-01; to look them up is cheap."""
     days = pl.int_range(low, high, dtype=pl.Int32, eager=True).cast(pl.Date)
     return {name: getattr(days.dt, name)().cast(pl.Float64).to_numpy() for name in ("year", "month", "day", "weekday")}
 
