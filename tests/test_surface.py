@@ -12,7 +12,7 @@ HEAVY = ("torch", "polars", "sklearn", "matplotlib", "tokenizers", "PIL")
 
 def test_the_public_names() -> None:
     assert sorted(fathom.__all__) == [
-        "FathomError", "Model", "fit", "inspect", "load", "models", "objectives", "samples",
+        "FathomError", "Model", "fit", "inspect", "list_models", "list_objectives", "list_samples", "load",
     ]  # fmt: skip
     for name in fathom.__all__:
         assert getattr(fathom, name) is not None
@@ -33,7 +33,9 @@ def test_import_and_help_load_no_framework() -> None:
 
 
 def test_lists_of_names_load_no_framework() -> None:
-    code = "import sys, fathom; fathom.models(); fathom.objectives(); print([m for m in {} if m in sys.modules])"
+    code = (
+        "import sys, fathom; fathom.list_models(); fathom.list_objectives(); print([m for m in {} if m in sys.modules])"
+    )
     assert _run("-c", code.format(HEAVY)).stdout.strip() == "[]"
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fathom.api.fit import fit as fit
-    from fathom.api.listing import models as models
-    from fathom.api.listing import objectives as objectives
-    from fathom.api.listing import samples as samples
+    from fathom.api.listing import list_models as list_models
+    from fathom.api.listing import list_objectives as list_objectives
+    from fathom.api.listing import list_samples as list_samples
     from fathom.api.look import inspect as inspect
     from fathom.api.model import Model as Model
     from fathom.api.model import load as load
@@ -30,12 +30,12 @@ _HOMES = {
     "load": "fathom.api.model",
     "Model": "fathom.api.model",
     "inspect": "fathom.api.look",
-    "models": "fathom.api.listing",
-    "objectives": "fathom.api.listing",
-    "samples": "fathom.api.listing",
+    "list_models": "fathom.api.listing",
+    "list_objectives": "fathom.api.listing",
+    "list_samples": "fathom.api.listing",
     "FathomError": "fathom.core.errors",
 }
-__all__ = ["FathomError", "Model", "fit", "inspect", "load", "models", "objectives", "samples"]
+__all__ = ["FathomError", "Model", "fit", "inspect", "list_models", "list_objectives", "list_samples", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -121,19 +121,19 @@ def inspect(source: Source, target: Targets = None, json: AsJson = False) -> Non
 @app.command()
 def models(json: AsJson = False) -> None:
     """List the architectures."""
-    _listing(fathom.models(), json)
+    _listing(fathom.list_models(), json)
 
 
 @app.command()
 def objectives(json: AsJson = False) -> None:
     """List what a model can be trained to do."""
-    _listing(fathom.objectives(), json)
+    _listing(fathom.list_objectives(), json)
 
 
 @app.command()
 def samples(json: AsJson = False) -> None:
     """List the bundled data sets."""
-    _listing(fathom.samples(), json)
+    _listing(fathom.list_samples(), json)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from fathom.cli import main
+
 QUICK = ["--epochs", "2", "--set", "engine.threads=1", "--set", "engine.precision=fp32"]
 
 
-def fathom(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", "from fathom.cli import main; main()", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+@dataclass(frozen=True)
+class Done:
+    stdout: str
+    stderr: str
+
+
+def fathom(*arguments: object, code: int = 0) -> Done:
+    """Run the command line in this process, which has imported what it needs already."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv, signal.getsignal(signal.SIGTERM)
+    sys.argv = ["fathom", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        sys.argv = before[0]
+        signal.signal(signal.SIGTERM, before[1])
+    assert left.value.code == code, out.getvalue() + err.getvalue()
+    return Done(out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +157,11 @@ def test_version() -> None:
     import fathom as package
 
     assert fathom("--version").stdout.strip() == f"fathom {package.__version__}"
+
+
+def test_as_a_process_it_writes_answers_to_stdout_and_mistakes_to_stderr() -> None:
+    command = [sys.executable, "-c", "from fathom.cli import main; main()"]
+    done = subprocess.run([*command, "models"], capture_output=True, text=True)
+    assert done.returncode == 0 and "resnet18" in done.stdout and done.stderr == ""
+    wrong = subprocess.run([*command, "info", "nowhere"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stdout == "" and "nowhere" in wrong.stderr

@@ -49,8 +49,8 @@ def fit(
         target: the column to predict, or several; of a folder by class it is the folder's name.
         test: a source to test on; otherwise some rows are kept back.
         out: a folder for the model and its checkpoints; without it everything stays in memory.
-        model: a name from `fathom.models()`, an `nn.Module`, or a function from a DataSpec to one.
-        objective: a name from `fathom.objectives()`, or a function from (DataSpec, nn.Module) to an Objective.
+        model: a name from `fathom.list_models()`, an `nn.Module`, or a function from a DataSpec to one.
+        objective: a name from `fathom.list_objectives()`, or a function from (DataSpec, nn.Module) to an Objective.
         minutes: the most that training may take. epochs: passes over the training rows.
         seed: of every random choice.
         config: options as a TOML file or nested dict, such as {"model": {"depth": 4}, "split": {…}}.

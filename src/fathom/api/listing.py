@@ -8,17 +8,17 @@ from typing import Any
 from fathom.core import catalog
 
 
-def models() -> list[dict[str, Any]]:
+def list_models() -> list[dict[str, Any]]:
     """Return the architectures: name, the file that holds it, one line about it, its source."""
     return _entries("models")
 
 
-def objectives() -> list[dict[str, Any]]:
+def list_objectives() -> list[dict[str, Any]]:
     """Return what a model can be trained to do: name, file, one line about it, its source."""
     return _entries("objectives")
 
 
-def samples() -> list[dict[str, Any]]:
+def list_samples() -> list[dict[str, Any]]:
     """Return the bundled data sets: name, one line about each, rows, target, licence."""
     from fathom.data import _samples
 

@@ -102,11 +102,14 @@ class Model:
 
     def report(self) -> Path | str:
         """Write report.html anew from the evidence, and return its path; of an unsaved model, return the page."""
-        page = self.files["report.html"] = report(from_json(self.files["evidence.json"].encode()))
+        page = report(from_json(self.files["evidence.json"].encode()))
+        changed = page != self.files.get("report.html")
+        self.files["report.html"] = page
         if self.folder is None:
             return page
-        write_text(self.folder / "report.html", page)
-        artifacts.seal(self.folder, "report.html")
+        if changed:
+            write_text(self.folder / "report.html", page)
+            artifacts.seal(self.folder, "report.html")
         return self.folder / "report.html"
 
     def info(self) -> dict[str, Any]:
