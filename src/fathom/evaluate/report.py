@@ -19,6 +19,7 @@ TEXTS, TABLE_ROWS = 9, 15  # mistakes shown of texts and of tables; the rest is 
 MISTAKE_COLUMNS = 14
 CLASS_ROWS = 30  # of the table of classes; the rest is folded away
 NOT_MEASURES = {"epoch", "step", "learning_rate", "seconds", "seconds_left", "samples_per_second", "best"}
+SHARES = {"error", "accuracy"}  # measures of epochs that are read in percent
 JUDGED = {
     "test": "rows that it never saw",
     "validation": "validation rows, by which its best weights were chosen: it may do worse on others",
@@ -226,25 +227,21 @@ def _slices(target: TargetEvidence) -> dict[str, Any]:
 
 
 def _curves(run: RunEvidence) -> list[dict[str, Any]]:
-    """Return the charts of the learning curves: the losses, and each other measure of the validation rows."""
-    losses: dict[str, list[tuple[float, float]]] = {}
-    others: dict[str, list[tuple[float, float]]] = {}
+    """Return one chart for each measure of the epochs: the loss first, of training and validation rows."""
+    measures: dict[str, dict[str, list[tuple[float, float]]]] = {"loss": {}}
     for epoch in run.epochs:
         for name, value in epoch.items():
             if name in NOT_MEASURES or not isinstance(value, (int, float)):
                 continue
             measure = name.removeprefix("train_")
             part = "validation" if measure == name else "training"
-            label = part if measure == "loss" else f"{part} {measure}"
-            group = losses if "loss" in measure else others
-            group.setdefault(label, []).append((float(epoch["epoch"]), float(value)))
-    best = run.best_epoch
+            measures.setdefault(measure, {}).setdefault(part, []).append((float(epoch["epoch"]), float(value)))
     drawn = []
-    for title, group in (("Loss", losses), ("Error", others)):
-        share = all(0 <= value <= 1 for points in group.values() for _, value in points)
-        chart = plots.curves(group, f"{title} by epoch", share=title == "Error" and share, mark=best)
+    for measure, series in measures.items():
+        share = measure in SHARES and all(0 <= value <= 1 for points in series.values() for _, value in points)
+        chart = plots.curves(series, f"{measure} by epoch", share=share, mark=run.best_epoch)
         if chart:
-            drawn.append({"title": title, "chart": chart})
+            drawn.append({"title": measure[:1].upper() + measure[1:], "chart": chart})
     return drawn
 
 
