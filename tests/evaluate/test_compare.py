@@ -1,5 +1,7 @@
 """Baselines on real data, and the verdict that they lead to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,7 @@ def test_too_little_time_cuts_rounds_and_says_so():
     train, test, spec = numbers("breast_cancer")
     found = {b.name: b for b in baselines(train, test, spec, seconds=1e-6, resamples=20)}
     assert "rounds instead of 100" in found["HistGradientBoosting"].note
+    assert [b.name for b in found.values() if b.cut_short] == ["logistic regression", "HistGradientBoosting"]
     assert found["HistGradientBoosting"].metrics["accuracy"]["value"] > 0.85
 
 
@@ -168,6 +171,13 @@ def test_the_verdict_is_honest(ours, theirs, outcome, words):
     assert found["baseline"] == "logistic regression"
     assert found["difference"] == pytest.approx((ours - theirs) / 1000)
     assert found["low"] <= found["difference"] <= found["high"]
+
+
+def test_a_rival_that_was_cut_short_is_no_clear_defeat():
+    truth = np.random.default_rng(0).integers(0, 2, 1000)
+    cut = replace(rival(answers(truth, 900), truth), cut_short=True)
+    found = verdict((TARGET,), {"y": answers(truth, 950)}, {"y": truth}, [cut])["y"]
+    assert found["sentence"].endswith("With more time logistic regression might do better.")
 
 
 def test_rows_are_compared_in_pairs():

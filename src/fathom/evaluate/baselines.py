@@ -34,6 +34,7 @@ class Baseline:
         metrics: as in `score`.
         seconds: to fit and predict.
         note: what was done to keep it cheap, or why it failed.
+        cut_short: whether it had to stop before it was done, and might do better.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Baseline:
     seconds: float = 0.0
     note: str = ""
     output: np.ndarray | None = field(default=None, repr=False, compare=False)
+    cut_short: bool = False
 
     def record(self) -> dict[str, Any]:
         """Return what JSON can hold of it."""
@@ -114,7 +116,8 @@ class _Rows:
         return self._made["trees"]
 
 
-Method = Callable[[Field, _Rows, float], tuple[np.ndarray, str]]  # (target, rows, seconds) -> (output, note)
+Fitted = tuple[np.ndarray, str, bool]  # output, note, cut short
+Method = Callable[[Field, _Rows, float], Fitted]  # of target, rows and seconds
 
 
 def _methods(target: Field, spec: DataSpec) -> list[tuple[str, Method]]:
@@ -135,31 +138,31 @@ def _run(name: str, method: Method, target: Field, rows: _Rows, seconds: float, 
     main = "rmse" if target.kind == "number" else "accuracy"
     started = time.monotonic()
     try:
-        output, note = method(target, rows, seconds)
+        output, note, cut = method(target, rows, seconds)
         taken = time.monotonic() - started
         scored = score((target,), {target.name: output}, {target.name: truth}, rows.seed, resamples)[target.name]
     except Exception as error:  # a yardstick that breaks must not break the run
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return Baseline(name, target.name, main, seconds=time.monotonic() - started, note=f"failed: {reason}")
-    return Baseline(name, target.name, scored["main"], scored["metrics"], taken, note, output)
+    return Baseline(name, target.name, scored["main"], scored["metrics"], taken, note, output, cut)
 
 
-def _constant(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str]:
+def _constant(target: Field, rows: _Rows, seconds: float) -> Fitted:
     """Predict the classes' shares, or the mean, whatever the inputs."""
     train, test = rows.truth(target)
     if target.kind == "number":
-        return np.full(len(test), float(train.mean())), ""
+        return np.full(len(test), float(train.mean())), "", False
     shares = np.bincount(train, minlength=len(target.classes)) / max(1, len(train))
-    return np.tile(shares, (len(test), 1)), ""
+    return np.tile(shares, (len(test), 1)), "", False
 
 
-def _linear(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str]:
+def _linear(target: Field, rows: _Rows, seconds: float) -> Fitted:
     from sklearn.linear_model import LogisticRegression, Ridge
 
     matrices, (truth, _) = rows.linear(), rows.truth(target)
     if target.kind == "number":
         ridge = Ridge(random_state=rows.seed).fit(matrices.train, truth)
-        return ridge.predict(matrices.test), "; ".join(matrices.notes)
+        return ridge.predict(matrices.test), "; ".join(matrices.notes), False
     weights, penalty = _weights(truth), _penalty(rows.spec)
 
     def fit(steps: int) -> Any:
@@ -168,10 +171,10 @@ def _linear(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str
 
     steps = _affordable(fit, LINEAR_STEPS, seconds / 2)
     notes = [*matrices.notes, *([f"{steps} steps instead of {LINEAR_STEPS}"] if steps < LINEAR_STEPS else [])]
-    return _all_classes(fit(steps), matrices.test, target), "; ".join(notes)
+    return _all_classes(fit(steps), matrices.test, target), "; ".join(notes), steps < LINEAR_STEPS
 
 
-def _trees(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str]:
+def _trees(target: Field, rows: _Rows, seconds: float) -> Fitted:
     """Fit the defaults, or fewer rounds of longer steps where the defaults would take too long."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
@@ -192,8 +195,8 @@ def _trees(target: Field, rows: _Rows, seconds: float) -> tuple[np.ndarray, str]
     notes = [*matrices.notes, *([f"{rounds} rounds instead of {ROUNDS}"] if rounds < ROUNDS else [])]
     fitted = fit(rounds)
     if target.kind == "number":
-        return fitted.predict(matrices.test), "; ".join(notes)
-    return _all_classes(fitted, matrices.test, target), "; ".join(notes)
+        return fitted.predict(matrices.test), "; ".join(notes), rounds < ROUNDS
+    return _all_classes(fitted, matrices.test, target), "; ".join(notes), rounds < ROUNDS
 
 
 def _affordable(fit: Callable[[int], Any], wanted: int, seconds: float) -> int:

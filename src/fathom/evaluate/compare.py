@@ -49,13 +49,14 @@ def verdict(
         theirs, _ = known_rows(target, {target.name: np.asarray(best.output)}, truth)
         ours = _values(target, output, true, metric, resamples, seed)
         rival = _values(target, theirs, true, metric, resamples, seed)
+        cut = [b.name for b in rivals if b.cut_short]
         sign = 1.0 if METRICS[metric].better == "higher" else -1.0
         difference = sign * (ours - rival)
         bounds = interval(difference[1:], confidence)
         if bounds is None:
             found[target.name] = _unknown(metric)
             continue
-        found[target.name] = _record(metric, best.name, float(difference[0]), bounds)
+        found[target.name] = _record(metric, best.name, float(difference[0]), bounds, cut)
     return found
 
 
@@ -74,11 +75,16 @@ def _best(rivals: Sequence[Baseline], metric: str) -> Baseline | None:
     return choose(scored, key=lambda pair: pair[0])[1]  # type: ignore[type-var,return-value,arg-type]
 
 
-def _record(metric: str, baseline: str, difference: float, bounds: tuple[float, float]) -> dict[str, Any]:
+def _record(
+    metric: str, baseline: str, difference: float, bounds: tuple[float, float], cut: Sequence[str]
+) -> dict[str, Any]:
     low, high = min(bounds[0], difference), max(bounds[1], difference)
     outcome = "better" if low > 0 else "worse" if high < 0 else "level"
+    sentence = _sentence(metric, baseline, outcome, difference, low, high)
+    if cut and outcome != "worse":
+        sentence += f" With more time {' and '.join(cut)} might do better."
     record = {"metric": metric, "baseline": baseline, "outcome": outcome, "difference": difference}
-    return {**record, "low": low, "high": high, "sentence": _sentence(metric, baseline, outcome, difference, low, high)}
+    return {**record, "low": low, "high": high, "sentence": sentence}
 
 
 def _sentence(metric: str, baseline: str, outcome: str, difference: float, low: float, high: float) -> str:
