@@ -162,3 +162,9 @@ def test_other_columns_are_refused_by_name():
         bag.build(SMALL, spec)
     with pytest.raises(ConfigError, match="at least one text column"):
         bag.build(SMALL, DataSpec(inputs=()))
+
+
+def test_recipe_takes_fewer_passes_over_more_rows():
+    few, many = (bag.recipe(SMALL, DataSpec(inputs=bag.example().inputs, rows=rows)) for rows in (500, 50_000))
+    assert few["engine"]["epochs"] > many["engine"]["epochs"]
+    assert few["engine"]["batch_size"] < many["engine"]["batch_size"]
