@@ -50,7 +50,7 @@ def _build(
     fused = device.type in ("cpu", "cuda", "mps")
     match name:
         case "adamw":
-            return torch.optim.AdamW(groups, rate, betas, fused=fused)
+            return AdamW(groups, rate, betas, fused)
         case "adam":
             return torch.optim.Adam(groups, rate, betas, fused=fused)
         case "sgd":
@@ -71,6 +71,35 @@ def _groups(parameters: Iterable[nn.Parameter], weight_decay: float, scale: floa
         key = (weight_decay if decays else 0.0, scale * float(getattr(p, "learning_rate_scale", 1.0)))
         groups.setdefault(key, []).append(p)
     return [{"params": members, "weight_decay": d, "scale": s} for (d, s), members in groups.items()]
+
+
+class AdamW(torch.optim.AdamW):
+    """PyTorch's fused AdamW, of which each group of another weight decay costs a small model a tenth of its step.
+
+    So groups that differ in nothing else are made one, and its members that decay are shrunk by one call beforehand,
+    as the fused kernel itself does it.
+
+    Source: Loshchilov, Hutter, Decoupled Weight Decay Regularization, 2019.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], fused: bool) -> None:
+        merged: dict[float, dict[str, Any]] = {}
+        for group in groups:
+            one = merged.setdefault(group["scale"], {"params": [], "scale": group["scale"], "shrinking": []})
+            one["params"] += group["params"]
+            if group["weight_decay"]:
+                one["shrinking"].append((group["params"], group["weight_decay"]))
+        super().__init__(list(merged.values()), lr, betas, weight_decay=0.0, fused=fused)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        skipped = getattr(self, "found_inf", None)
+        for group in self.param_groups:
+            for members, decay in group["shrinking"]:
+                amount = group["lr"] * decay
+                moving = [p for p in members if p.grad is not None]
+                torch._foreach_mul_(moving, 1 - amount if skipped is None else 1 - amount * (1 - skipped))
+        super().step()
 
 
 class Lion(Optimizer):
