@@ -96,6 +96,7 @@ def main() -> None:
     context.set_forkserver_preload(["benchmarks.resume", "torch._dynamo"])
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as place:
+        _live(context, Path(place) / "first", argparse.Namespace(rows=64, epochs=1), None)  # starts the fork server
         whole = Path(place) / "whole"
         began = time.perf_counter()
         _live(context, whole, options, None)
@@ -108,7 +109,7 @@ def main() -> None:
             left = min(KILLS_A_CHAIN, options.kills - sum(len(c["kills"]) for c in chains))
             kills, resumed = [], []
             while not (folder / "result.safetensors").exists():
-                wait = chance.uniform(0.0, lasted / 3) if len(kills) < left else None
+                wait = chance.uniform(0.0, lasted / 2) if len(kills) < left else None
                 started, killed = _live(context, folder, options, wait)
                 resumed.append(started)
                 kills += [killed] if killed is not None else []
