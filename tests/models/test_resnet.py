@@ -95,8 +95,8 @@ def test_equals_an_independent_implementation_weight_for_weight(name: str, strid
 @pytest.mark.parametrize(
     ("name", "shape", "finest", "coarsest"),
     [
-        ("resnet", (1, 28, 28), (7, 7), (4, 4)),
-        ("resnet", (3, 33, 50), (9, 13), (5, 7)),  # odd sides are rounded up, on the shortcut as on the branch
+        ("resnet", (1, 28, 28), (14, 14), (4, 4)),
+        ("resnet", (3, 33, 50), (17, 25), (5, 7)),  # odd sides are rounded up, on the shortcut as on the branch
         ("resnet18", (3, 32, 32), (32, 32), (4, 4)),  # small images: the stem keeps their size
         ("resnet18", (3, 96, 160), (24, 40), (3, 5)),  # large ones: the paper's stem divides by four
         ("resnet50", (1, 40, 24), (40, 24), (5, 3)),
@@ -125,13 +125,13 @@ def test_images_below_the_total_stride_are_refused_with_a_way_out(name: str) -> 
 @pytest.mark.parametrize(
     ("side", "rows", "widths", "last"),
     [
-        (4, 500, (64,), 1),
-        (8, 500, (64,), 2),
-        (28, 9_000, (64, 128), 4),
-        (28, 54_000, (96, 192), 4),
-        (64, 9_000, (64, 128, 256), 4),
-        (128, 9_000, (64, 128, 256), 4),
-        (224, 9_000, (64, 128, 256, 512), 4),
+        (4, 500, (32,), 2),
+        (8, 500, (32,), 4),
+        (28, 9_000, (32, 64, 128), 4),
+        (28, 54_000, (48, 96, 192), 4),
+        (64, 9_000, (32, 64, 128, 256), 4),
+        (128, 9_000, (32, 64, 128), 4),
+        (224, 9_000, (32, 64, 128, 256), 4),
     ],
 )
 def test_the_default_fits_itself_to_the_images(side: int, rows: int, widths: tuple[int, ...], last: int) -> None:
@@ -145,13 +145,13 @@ def test_the_default_fits_itself_to_the_images(side: int, rows: int, widths: tup
 
 
 def test_the_default_refuses_only_the_tiniest() -> None:
-    with pytest.raises(ConfigError, match="are 3x5 pixels"):
-        network("resnet", images_of(1, 5, 3))
+    with pytest.raises(ConfigError, match="are 1x5 pixels"):
+        network("resnet", images_of(1, 5, 1))
 
 
 def test_one_of_depths_and_widths_decides_the_other() -> None:
     field = images_of(1, 28, 28).inputs[0]
-    assert resnet.resolved(resnet.Config(depths=(2, 3, 1)), field, 10).widths == (64, 128, 256)
+    assert resnet.resolved(resnet.Config(depths=(2, 3, 1)), field, 10).widths == (32, 64, 128)
     assert resnet.resolved(resnet.Config(widths=(8,)), field, 10).depths == (1,)
 
 

@@ -40,10 +40,10 @@ class Config:
     depths: tuple[int, ...] = option(
         (), "blocks of each stage; none: one, in as many stages as bring a side to about 4"
     )
-    widths: tuple[int, ...] = option((), "channels of each stage; none: from 64 on (96 where rows are many), doubling")
+    widths: tuple[int, ...] = option((), "channels of each stage; none: from 32 on (48 where rows are many), doubling")
     stem: Literal["auto", "small", "large"] = option("auto", "small: one 3×3; large: 7×7 and a pool, from 96 pixels on")
     stem_width: int = option(0, "channels of the stem; 0: half of the first stage's")
-    stem_stride: int = option(2, "by how much a small stem divides the sides of the image (a large one by 4)")
+    stem_stride: int = option(1, "by how much a small stem divides the sides of the image (a large one by 4)")
     first_stride: int = option(2, "by how much the first stage divides them; each other stage by 2")
     shortcut: Literal["project", "average"] = option("average", "how it shrinks: by a 1×1 with stride, or a mean first")
     stride_at: Literal["1x1", "3x3"] = option("3x3", "which layer of a bottleneck has the stride")
@@ -73,7 +73,7 @@ def accepts(spec: DataSpec) -> str | None:
 def example() -> DataSpec:
     """Return small grey images of two classes."""
     return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(1, 24, 24), stats=Stats(mean=(100.0,), std=(50.0,))),),
+        inputs=(Field(name="image", kind="image", shape=(1, 12, 12), stats=Stats(mean=(100.0,), std=(50.0,))),),
         targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),),
         rows=16,
     )
@@ -108,10 +108,10 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     matrix products cost too much; they get SGD as in the paper, with a cosine.
     """
     narrow = max(config.widths, default=0) <= 256
-    passes = 14 if narrow else 30
+    passes = 10 if narrow else 30
     epochs = round(passes * math.sqrt(max(1.0, 9_000 / max(spec.rows, 1))))
     batch = min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1))  # small enough for some fifty steps a pass
-    muon = {"optimizer": "muon", "learning_rate": 0.03, "weight_decay": 0.1, "schedule": "linear", "warmup": 0.2}
+    muon = {"optimizer": "muon", "learning_rate": 0.04, "weight_decay": 0.1, "schedule": "linear", "warmup": 0.2}
     sgd = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.1}
     shared = {"momentum": 0.9, "batch_size": batch, "epochs": min(100, epochs), "average": 0.99, "clip": 0.0}
     return {
@@ -125,7 +125,7 @@ def resolved(config: Config, field: Field, rows: int) -> Config:
     """Return the configuration with everything that was left open decided, for such images and so many rows."""
     side = min(field.shape[1:]) / _stem_stride(config, field)
     stages = len(config.depths) or len(config.widths) or max(1, round(math.log2(max(1.0, side / LAST_SIDE))))
-    first = 64 if rows < MANY_ROWS else 96
+    first = 32 if rows < MANY_ROWS else 48
     depths = config.depths or (1,) * stages
     widths = config.widths or tuple(first * 2**stage for stage in range(stages))
     if len(depths) != len(widths):
