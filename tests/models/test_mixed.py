@@ -158,3 +158,11 @@ def test_options_out_of_range_are_refused_by_name(options):
 def test_no_columns_are_refused():
     with pytest.raises(ConfigError, match="at least one input column"):
         build(SMALL, DataSpec(inputs=()))
+
+
+def test_recipe_takes_fewer_passes_where_there_are_texts_or_many_rows():
+    def epochs(inputs, rows):
+        return mixed.recipe(SMALL, DataSpec(inputs=inputs, rows=rows))["engine"]["epochs"]
+
+    assert epochs((NUMBER, TITLE), 50_000) < epochs((NUMBER, TITLE), 500) < epochs((NUMBER, PHOTO), 500)
+    assert epochs((NUMBER, PHOTO), 50_000) < epochs((NUMBER, PHOTO), 500)
