@@ -55,7 +55,8 @@ def main() -> None:
 def run(source: Any, test: Any, minutes: float | None, seed: int) -> dict[str, Any]:
     """Train once and return the figures."""
     model = fathom.fit(source, target="label", test=test, minutes=minutes, seed=seed, progress=True)
-    trained = json.loads(model.files["evidence.json"])["run"]
+    evidence = json.loads(model.files["evidence.json"])
+    trained, rows = evidence["run"], evidence["data"]["splits"]["train"]
     found = model.metrics["test"]["label"]["metrics"]["accuracy"]
     return {
         "seed": seed,
@@ -63,7 +64,7 @@ def run(source: Any, test: Any, minutes: float | None, seed: int) -> dict[str, A
         "interval": [found["low"], found["high"]],
         "seconds": round(trained["seconds"], 1),
         "epochs": len(trained["epochs"]),
-        "samples_per_second": round(float(np.median([e["samples_per_second"] for e in trained["epochs"]]))),
+        "samples_per_second": round(rows * len(trained["epochs"]) / trained["seconds"]),
         "model": trained["model"],
         "parameters": trained["parameters"],
         "chosen": {choice["what"]: choice["value"] for choice in trained["tuner"]},
