@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,8 @@ from fathom.evaluate import (
 from fathom.evaluate.evidence import SHOWN_SET_ASIDE
 
 
-def conclude(material: Material, assembled: Assembled, records: Iterable[Record]) -> Model:
-    """Return the trained model with everything that was measured of it."""
+def conclude(material: Material, assembled: Assembled, records: Iterable[Record], folder: str) -> Model:
+    """Return the trained model with everything that was measured of it; `folder` is where it will be kept."""
     spec = material.preprocess.spec
     seed = assembled.plan.seed
     judged_on, part = material.judge
@@ -57,8 +58,9 @@ def conclude(material: Material, assembled: Assembled, records: Iterable[Record]
         columns=_plain_columns(spec, part, material),
         scores=scores,
         seed=seed,
+        rows=(part.prepared.rows + 1).tolist(),
     )
-    evidence = _evidence(material, assembled, list(records), targets)
+    evidence = _evidence(material, assembled, list(records), targets, folder)
     metrics = {
         "judged_on": judged_on,
         "rows": len(part.prepared.rows),
@@ -97,18 +99,18 @@ def _rivals(material: Material, assembled: Assembled, judge: Part) -> list[Basel
 
 
 def _texts(part: Part, column: str) -> list[str]:
-    return [value or "" for value in part.rows.get_column(column).cast(str, strict=False).to_list()]
+    return [value or "" for value in part.rows([column]).to_series().cast(str, strict=False).to_list()]
 
 
 def _plain_columns(spec: DataSpec, part: Part, material: Material) -> dict[str, list[Any]]:
     """Return the judged rows' numbers, categories and dates as the user wrote them."""
     kinds = {c.name: c.kind for c in material.columns}
     sources = dict.fromkeys(f.source for f in spec.inputs if kinds.get(f.source) not in ("text", "image"))
-    return {name: part.rows.get_column(name).to_list() for name in sources}
+    return part.rows(list(sources)).to_dict(as_series=False)
 
 
 def _evidence(
-    material: Material, assembled: Assembled, records: list[Record], targets: list[TargetEvidence]
+    material: Material, assembled: Assembled, records: list[Record], targets: list[TargetEvidence], folder: str
 ) -> Evidence:
     spec = material.preprocess.spec
     names = ", ".join(f.name for f in spec.targets)
@@ -118,6 +120,7 @@ def _evidence(
         data=_data_evidence(material, spec),
         run=_run_evidence(assembled, records),
         targets=targets,
+        judged_on=material.judge[0],
         environment={
             "fathom": __version__,
             "python": platform.python_version(),
@@ -126,9 +129,9 @@ def _evidence(
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         },
         commands=[
-            ("predict new rows", "fathom predict DIR NEW_ROWS"),
-            ("score other rows", "fathom evaluate DIR OTHER_ROWS"),
-            ("train again, the same", f"fathom fit {material.table.origin} --config DIR/config.toml"),
+            ("predict new rows", f"fathom predict {quote(folder)} NEW_ROWS"),
+            ("score other rows", f"fathom evaluate {quote(folder)} OTHER_ROWS"),
+            ("train again, the same", f"fathom fit --config {quote(folder)}/config.toml --out AGAIN"),
         ],
     )
 

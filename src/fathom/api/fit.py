@@ -88,7 +88,7 @@ def fit(
     tell(f"model: {_model_name(assembled)} ({assembled.why})")
     settings, records = _train(material, assembled, out, resume, progress)
     tell(f"measuring on {len(material.judge[1].prepared.rows):,} {material.judge[0]} rows")
-    trained = conclude(material, replace(assembled, settings=settings), records)
+    trained = conclude(material, replace(assembled, settings=settings), records, os.fspath(out) if out else "MODEL")
     if out is not None:
         trained.save(out)
     return trained

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fathom.api.config import DataConfig, Settings
@@ -28,19 +28,20 @@ from fathom.data import (
 )
 
 IMBALANCE = 4.0  # classes whose counts differ by more are spoken of
+SMALL = 5_000  # rows of a table below which none are kept back to validate
+ROWS_AT_ONCE = 1_000_000  # of a table that may lie in a mapped file
 
 
 @dataclass(frozen=True)
 class Part:
     """Rows for one purpose: as the user gave them, and as tensors (of the rows that could be used)."""
 
-    frame: pl.DataFrame
+    table: Table
     prepared: Prepared
 
-    @property
-    def rows(self) -> pl.DataFrame:
-        """The user's rows that became tensors, in the tensors' order."""
-        return self.frame[self.prepared.rows]
+    def rows(self, columns: Sequence[str]) -> pl.DataFrame:
+        """Return some columns of the user's rows that became tensors, in the tensors' order."""
+        return self.table.frame[self.prepared.rows, list(columns)]
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,18 @@ def prepare(source: Any, test: Any, settings: Settings, seed: int) -> Material:
         for column in infer(table.frame, targets, config.kinds, folder=table.folder)
         if column.name in inputs or column.name in targets
     )
+    dividing = _spare(dividing, columns, targets, len(table.frame), settings)
     parts = split(table.frame, columns, targets, dividing, seed)
     preparing = build(PrepareConfig, settings.of("prepare"), "prepare")
-    rows = table.frame[parts.train]
-    preprocess, prepared = Preprocess.fit(rows, columns, targets, folder=table.folder, config=preparing, seed=seed)
-    train = Part(rows, prepared)
-    valid = _part(table.frame[parts.valid], preprocess, table.folder) if len(parts.valid) else None
+    preprocess, prepared = Preprocess.fit(
+        table.frame, columns, targets, rows=parts.train, folder=table.folder, config=preparing, seed=seed
+    )
+    train = Part(table, prepared)
+    valid = _part(table, preprocess, parts.valid) if len(parts.valid) else None
     if tested is not None:
-        judge: Part | None = _part(tested.frame, preprocess, tested.folder)
+        judge: Part | None = _part(tested, preprocess)
     else:
-        judge = _part(table.frame[parts.test], preprocess, table.folder) if len(parts.test) else None
+        judge = _part(table, preprocess, parts.test) if len(parts.test) else None
     return Material(
         table=table,
         columns=columns,
@@ -129,10 +132,10 @@ def prepare(source: Any, test: Any, settings: Settings, seed: int) -> Material:
         train=train,
         valid=valid,
         test=judge,
-        set_aside=_all_set_aside(table, tested, train, valid, judge),
-        overlap=_overlap(train, judge, columns, targets, table.folder, tested.folder if tested else None),
+        set_aside=_set_aside(table, tested, train, valid, judge),
+        overlap=_overlap(train, judge, columns, targets),
         how_split=_how_split(dividing, tested is not None),
-        notes=(*table.notes, *(tested.notes if tested else ())),
+        notes=_notes(table, tested, train, valid, judge),
     )
 
 
@@ -142,6 +145,22 @@ def _split_config(settings: Settings, table: Table, tested: bool) -> SplitConfig
     if table.split and not (config.column or config.group or config.time):
         config = replace(config, column=table.split)
     return replace(config, test=0.0) if tested else config
+
+
+def _spare(
+    config: SplitConfig, columns: tuple[Column, ...], targets: tuple[str, ...], rows: int, settings: Settings
+) -> SplitConfig:
+    """Keep no validation rows back from a small table, unless the user's options make use of them.
+
+    A few rows choose the best state badly, and are missed in training: the recipe for small tables averages the
+    weights of a fixed number of epochs instead.
+    """
+    engine = settings.of("engine")
+    asked = config.valid is not None or config.column or engine.get("patience") or engine.get("keep") == "best"
+    kinds = {column.kind for column in columns if column.name not in targets}
+    if asked or rows >= SMALL or kinds & {"text", "image"}:
+        return config
+    return replace(config, valid=0.0)
 
 
 def _how_split(config: SplitConfig, tested: bool) -> str:
@@ -162,26 +181,34 @@ def _inputs(table: Table, config: DataConfig, targets: tuple[str, ...], dividing
     return set(chosen) - {*config.drop, *targets}
 
 
-def _part(frame: pl.DataFrame, preprocess: Preprocess, folder: Path | None) -> Part:
-    return Part(frame, preprocess.transform(frame, folder=folder, with_targets=True))
+def _part(table: Table, preprocess: Preprocess, rows: np.ndarray | None = None) -> Part:
+    return Part(table, preprocess.transform(table.frame, rows=rows, folder=table.folder, with_targets=True))
 
 
-def _all_set_aside(table: Table, tested: Table | None, *parts: Part | None) -> tuple[SetAside, ...]:
-    rows = [*table.set_aside, *(tested.set_aside if tested else ())]
+def _set_aside(table: Table, tested: Table | None, *parts: Part | None) -> tuple[SetAside, ...]:
+    """Return the rows that reading and preparing left out, each with the name of its own table."""
+    found = [*table.set_aside, *(tested.set_aside if tested else ())]
     for part in parts:
-        rows += part.prepared.set_aside if part else ()
-    return tuple(rows)
+        if part is not None:
+            found += [replace(row, where=part.table.origin) for row in part.prepared.set_aside]
+    return tuple(found)
 
 
-def _overlap(
-    train: Part,
-    test: Part | None,
-    columns: tuple[Column, ...],
-    targets: tuple[str, ...],
-    folder: Path | None,
-    test_folder: Path | None,
-) -> int:
+def _notes(table: Table, tested: Table | None, *parts: Part | None) -> tuple[str, ...]:
+    notes = [*table.notes, *(tested.notes if tested else ())]
+    for name, part in zip(("Training", "Validation", "Test"), parts, strict=True):
+        notes += [f"{name} rows: {note}" for note in part.prepared.notes] if part else []
+    return tuple(notes)
+
+
+def _overlap(train: Part, test: Part | None, columns: tuple[Column, ...], targets: tuple[str, ...]) -> int:
+    """Return how many test rows also stand in the training rows, of which it looks at some at a time."""
     if test is None:
         return 0
     inputs = [c.name for c in columns if c.name not in targets and c.kind not in ("identifier", "constant")]
-    return len(overlaps(train.rows, test.rows, inputs, folder, test_folder))
+    asked = test.rows(inputs)
+    found: set[int] = set()
+    for start in range(0, len(train.prepared.rows), ROWS_AT_ONCE):
+        known = train.table.frame.select(inputs)[train.prepared.rows[start : start + ROWS_AT_ONCE]]
+        found |= set(overlaps(known, asked, inputs, train.table.folder, test.table.folder).tolist())
+    return len(found)

@@ -1,10 +1,10 @@
 """From a source to typed columns of tensors.
 
-    read               a path, frame or sample -> a table, with what was set aside
-    infer              what each column is, and why
-    split, overlaps    which rows train, choose and test; rows on both sides
-    Preprocess         columns -> tensors, learned from the training rows
-    TensorStore        the tensors, handed out a batch at a time
+read               a path, frame or sample -> a table, with what was set aside
+infer              what each column is, and why
+split, overlaps    which rows train, choose and test; rows on both sides
+Preprocess         columns -> tensors, learned from the training rows
+TensorStore        the tensors, handed out a batch at a time
 """
 
 from fathom.data._assemble import Prepared

@@ -54,7 +54,7 @@ class Prepared:
     Attributes:
         store: the tensors of a batch's keys.
         rows: positions [N] in the given frame of the rows kept, rising.
-        set_aside: the other rows, counted from 1 in the given frame, each with its reason.
+        set_aside: the other rows that were asked for, counted from 1 in the given frame, each with its reason.
         notes: what was done to values that the user may not expect, one sentence each.
     """
 
@@ -66,19 +66,20 @@ class Prepared:
 
 @dataclass
 class Assembly:
-    """A frame's rows being prepared: targets first and images next, for they decide which rows are kept."""
+    """A frame's rows being prepared: targets first and images next, for they decide which rows are kept.
+
+    Attributes:
+        rows: positions [N] in the frame, rising, of the rows still kept.
+    """
 
     frame: pl.DataFrame
+    rows: np.ndarray
     folder: Path | None = None
     paths: bool = True
     memory: float = 0.0
-    rows: np.ndarray = field(init=False)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     set_aside: list[SetAside] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.rows = np.arange(len(self.frame))
 
     def column(self, name: str) -> pl.Series:
         """Return the kept rows of a column."""
@@ -86,18 +87,18 @@ class Assembly:
         return series if len(self.rows) == len(series) else series.gather(self.rows)
 
     def add_targets(self, encoders: Sequence[TargetEncoder]) -> None:
-        kept = np.ones(len(self.frame), dtype=bool)
+        kept = np.ones(len(self.rows), dtype=bool)
         found = []
         for encoder in encoders:
-            series = self.frame.get_column(encoder.column)
+            series = self.column(encoder.column)
             values, gaps = encoder.encode(series)
             found.append((encoder.output.target_key, values))
-            for row in np.flatnonzero(gaps & kept).tolist():
-                self._reject(row, encoder.column, encoder.reason(series[row]))
+            for place in np.flatnonzero(gaps & kept).tolist():
+                self._reject(int(self.rows[place]), encoder.column, encoder.reason(series[place]))
             kept &= ~gaps
-        self.rows = np.flatnonzero(kept)
+        self.rows = self.rows[kept]
         for key, values in found:
-            self.tensors[key] = torch.from_numpy(values[self.rows])
+            self.tensors[key] = torch.from_numpy(values[kept])
 
     def add_images(self, encoders: Sequence[ImageEncoder]) -> None:
         if not encoders:

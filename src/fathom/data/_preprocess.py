@@ -67,14 +67,16 @@ class Preprocess:
         columns: Sequence[Column],
         targets: Sequence[str] = (),
         *,
+        rows: np.ndarray | None = None,
         folder: Path | None = None,
         config: PrepareConfig | None = None,
         seed: int = 0,
     ) -> tuple[Preprocess, Prepared]:
-        """Learn from these rows only, and prepare them.
+        """Learn from the training rows only, and prepare them.
 
         Args:
-            frame: the training rows.
+            frame: the table that holds them.
+            rows: their positions [N] in it, rising; by default all. (A copy of them may not fit into memory.)
             columns: the kind of each column; identifiers and constants are left out.
             targets: names of the columns to predict.
             folder: where relative paths of images start.
@@ -87,13 +89,14 @@ class Preprocess:
         config, targets = config or PrepareConfig(), tuple(dict.fromkeys(targets))
         kinds = {column.name: column for column in columns}
         _require(frame, [*kinds, *targets])
-        if len(frame) == 0:
+        work = Assembly(frame, _positions(frame, rows), folder, memory=config.memory)
+        asked = len(work.rows)
+        if asked == 0:
             raise DataError("There is no row to learn from; the table is empty.")
         outcomes = tuple(
-            TargetEncoder.fit(name, kinds[name].kind, frame.get_column(name), kinds[name].format) for name in targets
+            TargetEncoder.fit(name, kinds[name].kind, work.column(name), kinds[name].format) for name in targets
         )
         draft = cls(version=VERSION, rows=0, memory=config.memory, columns=tuple(columns), outcomes=outcomes)
-        work = Assembly(frame, folder, memory=config.memory)
         work.add_targets(outcomes)
         draft = replace(
             draft,
@@ -111,9 +114,9 @@ class Preprocess:
             ),
         )
         work.add_images(draft.images)
-        if len(work.rows) < len(frame) / 2:
+        if len(work.rows) < asked / 2:
             raise DataError(
-                f"Most rows ({len(work.set_aside)} of {len(frame)}) cannot be learned from; the first: row "
+                f"Most rows ({len(work.set_aside)} of {asked}) cannot be learned from; the first: row "
                 f"{work.set_aside[0].row}: {work.set_aside[0].reason}."
             )
         draft = draft._learn(work, config, seed)
@@ -124,11 +127,18 @@ class Preprocess:
         return draft._measured(work), work.prepared()
 
     def transform(
-        self, frame: pl.DataFrame, *, folder: Path | None = None, with_targets: bool = False, paths: bool = True
+        self,
+        frame: pl.DataFrame,
+        *,
+        rows: np.ndarray | None = None,
+        folder: Path | None = None,
+        with_targets: bool = False,
+        paths: bool = True,
     ) -> Prepared:
         """Prepare other rows in the same way; columns may stand in any order, others may stand beside them.
 
         Args:
+            rows: positions [N] in the frame, rising; by default all.
             folder: where relative paths of images start.
             with_targets: also prepare the targets, and set aside the rows that have none.
             paths: whether images may be given as paths. Not in a server: a path may name any file.
@@ -139,7 +149,7 @@ class Preprocess:
         _require(frame, self.inputs)
         if with_targets:
             _require(frame, self.targets)
-        work = Assembly(frame, folder, paths, self.memory)
+        work = Assembly(frame, _positions(frame, rows), folder, paths, self.memory)
         if with_targets:
             work.add_targets(self.outcomes)
         work.add_images(self.images)
@@ -253,6 +263,10 @@ class Preprocess:
             if len(field.frequencies) not in (0, field.vocabulary):
                 raise ValueError(f"column '{field.name}' has {len(field.frequencies)} frequencies of tokens")
         return self
+
+
+def _positions(frame: pl.DataFrame, rows: np.ndarray | None) -> np.ndarray:
+    return np.arange(len(frame)) if rows is None else rows
 
 
 def _require(frame: pl.DataFrame, names: Sequence[str]) -> None:
