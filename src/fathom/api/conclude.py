@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from shlex import quote
 from typing import Any
@@ -21,7 +20,7 @@ from fathom.artifact import Artifact, outputs
 from fathom.artifact.rebuild import described
 from fathom.core.config import as_dict, build, to_toml
 from fathom.core.types import DataSpec
-from fathom.engine.records import Chose, Epoch, Finished, Record
+from fathom.engine.records import Epoch, Finished
 from fathom.evaluate import (
     Baseline,
     ColumnEvidence,
@@ -39,7 +38,7 @@ from fathom.evaluate import (
 from fathom.evaluate.evidence import SHOWN_SET_ASIDE
 
 
-def conclude(material: Material, assembled: Assembled, records: Iterable[Record], folder: str) -> Model:
+def conclude(material: Material, assembled: Assembled, finished: Finished, folder: str) -> Model:
     """Return the trained model with everything that was measured of it; `folder` is where it will be kept."""
     spec = material.preprocess.spec
     seed = assembled.plan.seed
@@ -60,7 +59,7 @@ def conclude(material: Material, assembled: Assembled, records: Iterable[Record]
         seed=seed,
         rows=(part.prepared.rows + 1).tolist(),
     )
-    evidence = _evidence(material, assembled, list(records), targets, folder)
+    evidence = _evidence(material, assembled, finished, targets, folder)
     metrics = {
         "judged_on": judged_on,
         "rows": len(part.prepared.rows),
@@ -110,7 +109,7 @@ def _plain_columns(spec: DataSpec, part: Part, material: Material) -> dict[str, 
 
 
 def _evidence(
-    material: Material, assembled: Assembled, records: list[Record], targets: list[TargetEvidence], folder: str
+    material: Material, assembled: Assembled, finished: Finished, targets: list[TargetEvidence], folder: str
 ) -> Evidence:
     spec = material.preprocess.spec
     names = ", ".join(f.name for f in spec.targets)
@@ -118,7 +117,7 @@ def _evidence(
         title=f"{names} from {os.path.basename(material.table.origin.rstrip('/'))}",  # noqa: PTH119
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data=_data_evidence(material, spec),
-        run=_run_evidence(assembled, records),
+        run=_run_evidence(assembled, finished),
         targets=targets,
         judged_on=material.judge[0],
         environment={
@@ -168,8 +167,7 @@ def _data_evidence(material: Material, spec: DataSpec) -> DataEvidence:
     )
 
 
-def _run_evidence(assembled: Assembled, records: list[Record]) -> RunEvidence:
-    finished = next(r for r in reversed(records) if isinstance(r, Finished))
+def _run_evidence(assembled: Assembled, finished: Finished) -> RunEvidence:
     entry, task = assembled.entries["model"], assembled.entries["objective"]
     return RunEvidence(
         model=entry.name if entry else type(assembled.objective.model).__name__,
@@ -181,7 +179,7 @@ def _run_evidence(assembled: Assembled, records: list[Record]) -> RunEvidence:
         stopped=finished.reason,
         seconds=finished.seconds,
         seed=assembled.plan.seed,
-        tuner=[{"what": r.what, "chosen": r.value, "why": r.why} for r in records if isinstance(r, Chose)],
+        tuner=[{"what": r.what, "chosen": r.value, "why": r.why} for r in finished.chosen],
         settings={
             f"{group}.{name}": as_dict(value)
             for group, options in assembled.settings.groups.items()

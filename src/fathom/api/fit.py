@@ -14,15 +14,14 @@ from fathom.api.config import Settings, gather
 from fathom.api.model import Model
 from fathom.api.prepare import Material, prepare
 from fathom.api.progress import say, watch
-from fathom.core.config import as_dict, read_toml, to_toml
+from fathom.core.config import read_toml, to_toml
 from fathom.core.errors import ConfigError
 from fathom.core.files import write_text
 from fathom.core.types import TrainingData
 from fathom.engine.loop import train
-from fathom.engine.records import Chose, Record
+from fathom.engine.records import Finished
 
 CHECKPOINTS = "checkpoints"  # the folder of a run within that of its model
-MEASURED = ("threads", "precision", "channels_last")  # knobs that the engine chose, fixed when the run is repeated
 
 
 def fit(
@@ -86,9 +85,9 @@ def fit(
         tell(line)
     assembled = assemble(material.preprocess.spec, settings, model, objective)
     tell(f"model: {_model_name(assembled)} ({assembled.why})")
-    settings, records = _train(material, assembled, out, resume, progress)
+    settings, finished = _train(material, assembled, out, resume, progress)
     tell(f"measuring on {len(material.judge[1].prepared.rows):,} {material.judge[0]} rows")
-    trained = conclude(material, replace(assembled, settings=settings), records, os.fspath(out) if out else "MODEL")
+    trained = conclude(material, replace(assembled, settings=settings), finished, os.fspath(out) if out else "MODEL")
     if out is not None:
         trained.save(out)
     return trained
@@ -96,8 +95,8 @@ def fit(
 
 def _train(
     material: Material, assembled: Assembled, out: str | os.PathLike[str] | None, resume: bool, progress: bool
-) -> tuple[Settings, list[Record]]:
-    """Train, and return the complete settings with what the engine measured, and all records but steps."""
+) -> tuple[Settings, Finished]:
+    """Train; return the complete settings, with what the engine measured fixed, and the last record."""
     folder = None if out is None else Path(out) / CHECKPOINTS
     if folder is not None:
         write_text(folder / "config.toml", to_toml(assembled.settings.groups))
@@ -107,11 +106,17 @@ def _train(
         augment=assembled.augment,
     )
     running = train(assembled.objective, data, assembled.plan, folder, resume=resume)
-    records = [record for record in watch(running, progress) if type(record).__name__ != "Step"]
-    knobs = {r.what: r.value for r in records if isinstance(r, Chose) and r.what in MEASURED}
-    fixed: dict[str, Any] = {**knobs, **({"threads": int(knobs["threads"])} if "threads" in knobs else {})}
+    finished = None
+    for record in watch(running, progress):
+        finished = record if isinstance(record, Finished) else None
+    assert finished is not None
+    measured = {
+        "threads": finished.threads,
+        "precision": finished.precision,
+        "channels_last": "yes" if finished.channels_last else "no",
+    }
     groups = assembled.settings.groups
-    return Settings(groups | {"engine": {**groups.get("engine", as_dict(assembled.plan)), **fixed}}), records
+    return Settings(groups | {"engine": groups["engine"] | measured}), finished
 
 
 def _given(config: Any, out: str | os.PathLike[str] | None, resume: bool, model: ModelChoice) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Finished    once, last
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fathom.core.config import as_dict
@@ -108,7 +108,8 @@ class Warned(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Record):
-    """Attributes: `reason` is complete, patience or time; `kept` says which weights the objective now holds."""
+    """Attributes: `reason` is complete, patience or time; `kept` says which weights the objective now holds; `threads`,
+    `precision` and `channels_last` were in effect, and a plan with them repeats the run; `chosen` says why."""
 
     reason: str
     epochs: int
@@ -117,4 +118,8 @@ class Finished(Record):
     best_epoch: int | None
     best: dict[str, float]
     kept: str
-    history: tuple[Epoch, ...] = field(default=())
+    threads: int
+    precision: str
+    channels_last: bool
+    chosen: tuple[Chose, ...] = ()
+    history: tuple[Epoch, ...] = ()

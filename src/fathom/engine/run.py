@@ -335,6 +335,10 @@ class Run:
             best_epoch=self.best_epoch,
             best=best,
             kept=kept,
+            threads=self.knobs.threads,
+            precision=self.knobs.precision,
+            channels_last=self.knobs.channels_last,
+            chosen=tuple(self.chosen),
             history=tuple(self.history),
         )
 
