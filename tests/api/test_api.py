@@ -140,3 +140,20 @@ def test_inspect_names_every_column(cancer: pl.DataFrame) -> None:
     found = fathom.inspect(cancer, "target")
     assert [c["name"] for c in found["columns"]] == cancer.columns
     assert found["rows"] == len(cancer)
+
+
+def test_a_folder_with_odd_metrics_is_refused_in_a_sentence(model: fathom.Model, tmp_path: Path) -> None:
+    from fathom import artifact
+
+    model.save(tmp_path / "out")
+    for odd in ("{}", '{"rows": "many", "judged_on": 3, "test": {"target": []}}', '{"rows": 1, "test": 7}'):
+        (tmp_path / "out" / "metrics.json").write_text(odd)
+        artifact.seal(tmp_path / "out", "metrics.json")
+        with pytest.raises(ArtifactError, match=r"metrics\.json"):
+            fathom.load(tmp_path / "out").summary()
+
+
+def test_without_evidence_there_is_no_report(model: fathom.Model, tmp_path: Path) -> None:
+    bare = fathom.Model(model.artifact, model.entries)
+    with pytest.raises(ArtifactError, match=r"evidence\.json"):
+        bare.report()

@@ -40,7 +40,8 @@ def _entries(room: str) -> list[dict[str, Any]]:
     rows = []
     for name, file in catalog.names(room).items():
         tree = ast.parse((catalog.PACKAGE / room / f"{file}.py").read_text(encoding="utf-8"))
-        about = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+        told = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+        about = told if name == file else f"a preset of {file}"
         rows.append({"name": name, "file": file, "about": about, "reference": _reference(tree)})
     return sorted(rows, key=lambda row: (row["file"], row["name"] != row["file"], row["name"]))
 

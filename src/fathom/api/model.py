@@ -13,6 +13,7 @@ from torch import nn
 from fathom import artifact as artifacts
 from fathom.api.progress import say
 from fathom.api.summary import describe_model
+from fathom.core.errors import ArtifactError
 from fathom.core.files import write_text
 from fathom.core.objective import Objective
 from fathom.data import read
@@ -21,7 +22,7 @@ from fathom.evaluate import from_json, report, score
 if TYPE_CHECKING:
     import polars as pl
 
-KEPT = ("config.toml", "evidence.json")  # files that a loaded model hands on when it is saved elsewhere
+KEPT = ("config.toml", "evidence.json", "report.html")  # files that a loaded model hands on when it is saved elsewhere
 
 
 @dataclass
@@ -102,6 +103,8 @@ class Model:
 
     def report(self) -> Path | str:
         """Write report.html anew from the evidence, and return its path; of an unsaved model, return the page."""
+        if "evidence.json" not in self.files:
+            raise ArtifactError(f"'{self.folder}' holds no evidence.json, from which a report is made.")
         page = report(from_json(self.files["evidence.json"].encode()))
         changed = page != self.files.get("report.html")
         self.files["report.html"] = page
@@ -128,7 +131,10 @@ class Model:
 
     def summary(self) -> str:
         """Return the same in a few lines for a terminal."""
-        return describe_model(self.info())
+        try:
+            return describe_model(self.info())
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ArtifactError(f"metrics.json in '{self.folder}' is not as Fathom writes it: {error!r}.") from None
 
 
 def load(
@@ -144,10 +150,15 @@ def load(
     """
     found = artifacts.load(folder, model=model, objective=objective)
     assert found.folder is not None
-    files = {name: (found.folder / name).read_text(encoding="utf-8") for name in KEPT if (found.folder / name).exists()}
-    if (found.folder / "report.html").exists():
-        files["report.html"] = (found.folder / "report.html").read_text(encoding="utf-8")
+    files = {name: _text(found.folder / name) for name in KEPT if (found.folder / name).is_file()}
     return Model(found, {"model": found.config["model"], "objective": found.config["objective"]}, files)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"'{path}' cannot be read: {error}.") from None
 
 
 def _is_one_row(rows: Any) -> bool:
