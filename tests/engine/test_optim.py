@@ -60,6 +60,12 @@ def test_orthogonal_matrices_have_singular_values_near_one(shape: tuple[int, ...
     assert values.min() > 0.6 and values.max() < 1.3
 
 
+def test_the_iteration_on_the_gram_matrix_is_the_same() -> None:
+    x = torch.randn(3, 6, 40, dtype=torch.float64)
+    x = x / x.norm(dim=(-2, -1), keepdim=True)
+    torch.testing.assert_close(optim._by_gram(x, 5), optim._by_products(x, 5), rtol=1e-9, atol=1e-9)
+
+
 def test_muon_moves_kernels_and_stacks_and_leaves_vectors_and_embeddings_to_adamw() -> None:
     kernel, stack, table, vector = (nn.Parameter(torch.randn(s)) for s in ((8, 3, 3, 3), (2, 4, 5), (10, 4), (8,)))
     plan = Plan(optimizer="muon", learning_rate=0.02)

@@ -291,3 +291,17 @@ def test_the_recipe_passes_less_often_over_more_rows() -> None:
     ]
     assert epochs == sorted(epochs, reverse=True)
     assert epochs[0] > epochs[-1]
+
+
+def test_a_mirrored_image_is_predicted_the_same_where_labels_allow_it() -> None:
+    spec = resnet.example()
+    batch = {"image:image": torch.randint(256, (4, 1, 12, 12), dtype=torch.uint8)}
+    mirrored = {"image:image": batch["image:image"].flip(3)}
+    for mirror, alike in (("yes", True), ("auto", True), ("no", False)):
+        torch.manual_seed(0)
+        network = resnet.build(resnet.Config(mirror=mirror), spec)
+        network(batch)  # running statistics that are not those of the start
+        network.eval()
+        with torch.no_grad():
+            same = torch.allclose(network(batch).pooled, network(mirrored).pooled, atol=1e-5)
+        assert same is alike

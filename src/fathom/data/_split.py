@@ -20,6 +20,7 @@ PARTS = {
     **dict.fromkeys(("test", "testing", "holdout"), "test"),
 }
 BINS = 10  # ranges of a number target, each of which is divided in the same share
+MOST_VALID = 4_000  # rows, unless a share is given
 MOST = 0.9  # of the rows may be taken for valid and test together
 
 
@@ -31,7 +32,9 @@ class SplitConfig:
     test: float | None = option(
         None, "share of the rows that test; 0 for none; by default 0.2, of 5,000 rows or more 0.1"
     )
-    valid: float | None = option(None, "share of the rest by which the best state is chosen; by default as for test")
+    valid: float | None = option(
+        None, "share of the rest by which the best state is chosen; by default as for test, at most 4,000 rows"
+    )
 
     def __post_init__(self) -> None:
         for name in ("test", "valid"):
@@ -80,17 +83,22 @@ def split(
     if config.time:
         moments = _moments(frame[config.time])
         rest, test = _latest(rows, moments, _share(config.test, len(rows)))
-        return Split(*_latest(rest, moments, _share(config.valid, len(rest))), test)
+        return Split(*_latest(rest, moments, _valid_share(config.valid, len(rest))), test)
     if config.group:
         groups = _groups(frame[config.group])
         rest, test = _whole_groups(rows, groups, _share(config.test, len(rows)), rng, config.group)
-        return Split(*_whole_groups(rest, groups, _share(config.valid, len(rest)), rng, config.group), test)
+        return Split(*_whole_groups(rest, groups, _valid_share(config.valid, len(rest)), rng, config.group), test)
     rest, test = _draw(rows, strata, _share(config.test, len(rows)), rng)
-    return Split(*_draw(rest, strata, _share(config.valid, len(rest)), rng), test)
+    return Split(*_draw(rest, strata, _valid_share(config.valid, len(rest)), rng), test)
 
 
 def _share(given: float | None, rows: int) -> float:
     return given if given is not None else 0.2 if rows < 5000 else 0.1
+
+
+def _valid_share(given: float | None, rows: int) -> float:
+    """More than some thousand rows choose no better, and are missed in training."""
+    return given if given is not None else min(_share(None, rows), MOST_VALID / max(rows, 1))
 
 
 def _strata(frame: pl.DataFrame, columns: Sequence[Column], targets: Sequence[str]) -> np.ndarray:
@@ -196,5 +204,5 @@ def _by_column(series: pl.Series, strata: np.ndarray, config: SplitConfig, rng: 
     if not len(test) and config.test != 0:
         train, test = _draw(train, strata, _share(config.test, len(train)), rng)
     if not len(valid):
-        train, valid = _draw(train, strata, _share(config.valid, len(train)), rng)
+        train, valid = _draw(train, strata, _valid_share(config.valid, len(train)), rng)
     return Split(train, valid, test)

@@ -6,7 +6,6 @@ torch's default generator, so that the engine's seed for a step decides them. La
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +14,10 @@ from torch import Tensor
 
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
+from fathom.core.mirror import mirrors_alike
 from fathom.core.types import Augment, Batch, DataSpec, Field
 
 REFERENCE = "Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012"
-DIGITS = frozenset(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
-SIDES = frozenset(["left", "right", "leftward", "rightward", "clockwise", "counterclockwise", "east", "west"])
 
 
 @dataclass(frozen=True)
@@ -43,22 +41,6 @@ def build(spec: DataSpec, config: AugmentConfig) -> Augment | None:
     flip = config.flip == "yes" or (config.flip == "auto" and mirrors_alike(spec.targets))
     changes = {f.key: change for f in spec.images if (change := _ImageChange(f, config, flip)).changes_anything}
     return _Changes(changes) if changes else None
-
-
-def mirrors_alike(targets: tuple[Field, ...]) -> bool:
-    """Say whether a mirrored image surely keeps its label, judging by the names of the classes.
-
-    A mirrored shoe is a shoe, a mirrored 3 is not a 3. True only where every target is a category whose classes are
-    named by words, none of them a number, a single letter or a word for a side. Names cannot tell everything
-    (traffic signs, road scenes): where a mirror changes the meaning, set `augment.flip` to no.
-    """
-    names = [name.lower() for target in targets for name in target.classes]
-    words = [set(re.findall(r"[^\W\d_]+", name)) for name in names]
-    return (
-        bool(targets)
-        and all(target.kind == "category" and target.classes for target in targets)
-        and all(any(len(word) > 1 for word in found) and not found & (DIGITS | SIDES) for found in words)
-    )
 
 
 class _Changes:

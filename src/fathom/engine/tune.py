@@ -21,7 +21,7 @@ from fathom.engine.records import Chose
 from fathom.engine.run import Knobs, Run
 
 SHARE = 0.05  # of the run's estimated time goes into measuring
-LONGEST = 60.0  # seconds, at most
+LONGEST = 20.0  # seconds, at most
 WORTH = 1.1  # a change must be this much faster
 ROUNDS = 2
 SAME_LOSS = 0.05  # relative difference that bf16's first losses may have

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
+from fathom.core.mirror import mirrors_alike
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.conv import ConvNorm, ResidualBlock
 from fathom.layers.image import Normalize
@@ -48,10 +49,13 @@ class Config:
     shortcut: Literal["project", "average"] = option("average", "how it shrinks: by a 1×1 with stride, or a mean first")
     stride_at: Literal["1x1", "3x3"] = option("3x3", "which layer of a bottleneck has the stride")
     identity_start: bool = option(True, "begin each block as the identity (its last norm at zero)")
+    mirror: Literal["auto", "yes", "no"] = option(
+        "auto", "predict from an image and its mirror image together, at twice the cost; auto: where labels allow it"
+    )
 
 
 def _paper(block: Literal["basic", "bottleneck"], *depths: int) -> Config:
-    return Config(block, depths, (64, 128, 256, 512), "auto", 64, 1, 1, "project", "1x1", identity_start=False)
+    return Config(block, depths, (64, 128, 256, 512), "auto", 64, 1, 1, "project", "1x1", False, "no")
 
 
 presets: dict[str, Config] = {
@@ -98,7 +102,8 @@ def build(config: Config, spec: DataSpec) -> ResNet:
             f"{len(config.depths)} stages divides each side by {stride}: enlarge them by prepare.image_size={stride} "
             "or take fewer stages, such as model.depths=[1] with model.widths=[64]."
         )
-    return ResNet(config, field)
+    mirror = config.mirror == "yes" or (config.mirror == "auto" and mirrors_alike(spec.targets))
+    return ResNet(config, field, mirror)
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
@@ -144,9 +149,9 @@ def total_stride(config: Config, field: Field) -> int:
 class ResNet(nn.Module):
     """The network; `width` is D."""
 
-    def __init__(self, config: Config, field: Field) -> None:
+    def __init__(self, config: Config, field: Field, mirror: bool = False) -> None:
         super().__init__()
-        self.key = field.key
+        self.key, self.mirror = field.key, mirror
         self.normalize = Normalize(field)
         self.stem = _stem(config, field)
         channels, stages = config.stem_width, []
@@ -161,12 +166,21 @@ class ResNet(nn.Module):
         self.width = channels
 
     def forward(self, batch: Batch) -> Features:
-        x = self.stem(self.normalize(batch[self.key]))  # [B, C, H, W]
+        x = self.normalize(batch[self.key])  # [B, C, H, W]
+        maps = self._maps(x)
+        pooled = maps[-1].mean((2, 3))  # [B, D]
+        if self.mirror and not self.training:
+            pooled = (pooled + self._maps(x.flip(3))[-1].mean((2, 3))) / 2
+        return Features(pooled=pooled, maps=maps)
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return what each stage gives out."""
+        x = self.stem(x)
         maps: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return Features(pooled=x.mean((2, 3)), maps=tuple(maps))  # pooled [B, D]
+        return tuple(maps)
 
 
 def _large(config: Config, field: Field) -> bool:
