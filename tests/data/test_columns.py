@@ -1,5 +1,7 @@
 """What a column is taken for, and why."""
 
+from hashlib import md5
+
 import msgspec
 import polars as pl
 import pytest
@@ -43,6 +45,11 @@ def column(values, name="x", targets=(), **kinds):
         (["01/31/2020", "02/03/2021"], "datetime", "%m/%d/%Y"),
         (["31.1.20", "3.2.21"], "datetime", "%d.%m.%y"),
         (["14 Feb 2020", "3 Mar 2021"], "datetime", "%d %b %Y"),
+        (["September 9, 2019", "May 10, 2020", "Jan 1, 2021"], "datetime", "%B %d, %Y"),
+        (["9 September 2019 10:30", "10 March 2020 11:00"], "datetime", "%d %B %Y %H:%M"),
+        (["Dec-2011", "Jan-2012"], "datetime", "%B-%Y"),
+        (["2015-01", "2016-12", "-"], "datetime", "%Y-%m"),
+        (["10-02", "11-03"], "category", ""),
         (["1/31/2020 3:04 PM", "2/3/2021 11:00 AM"], "datetime", "%m/%d/%Y %I:%M %p"),
         (["a/1.png", "b/2.JPG"], "image", ""),
         ([b"\x89PNG1", b"\xff\xd8\xff2"], "image", ""),
@@ -52,7 +59,19 @@ def column(values, name="x", targets=(), **kinds):
         ([7, None], "number", ""),
         ([f"user{i}x" for i in range(ROWS)], "identifier", ""),
         (list(range(ROWS)), "identifier", ""),
+        (list(range(1, ROWS + 1)), "identifier", ""),
+        (list(range(1960, 1960 + ROWS)), "number", ""),
         ([i * 37 % 1009 for i in range(ROWS)], "number", ""),
+        ([f"{i * i:08x}-0000-4000-8000-{i:012x}" for i in range(ROWS)], "identifier", ""),
+        ([f"{i * i:08x}-0000-4000-8000-{i:012x}" for i in range(ROWS // 2)] * 2, "category", ""),
+        ([f"https://example.org/item?x{i}" for i in range(ROWS)], "identifier", ""),
+        ([md5(bytes([i])).hexdigest() for i in range(ROWS)], "identifier", ""),
+        (["".join("ACGT"[i >> 2 * k & 3] for k in range(40)) for i in range(1000, 1000 + ROWS)], "text", ""),
+        ([f"+1 555 {i:03} 4567" for i in range(ROWS)], "identifier", ""),
+        (["+1 555 123 4567", "+1 555 124 4567"], "category", ""),
+        (["+15551234567", "+15551234568"], "category", ""),
+        (["030 12 34 56", "030 65 43 21"], "category", ""),
+        (["1 234 567", "12 345,5 €"], "number", ","),
         ([f"this is sentence {i} of them" for i in range(ROWS)], "text", ""),
         (["a sentence of many words that comes again", "and another one that does"], "category", ""),
         ([f"日本語の文章はことばの間に空白がありませんので長さで判断します{i}" for i in range(ROWS)], "text", ""),
@@ -69,6 +88,28 @@ def test_an_identifier_by_name_need_not_count_rows():
     assert column(values, "user_id").kind == "identifier" and column(values, "userId").kind == "identifier"
     assert column(values, "grid").kind == "number"
     assert column([v + 0.5 for v in values], "user_id").kind == "number"
+
+
+@pytest.mark.parametrize("name", ["store_id", "userId", "UUID"])
+@pytest.mark.parametrize("form", [int, float, str])
+def test_numbers_that_name_something_are_categories_where_they_come_again(name, form):
+    some = [form(i % 13 * 7) for i in range(ROWS)]
+    found = column(some, name)
+    assert found.kind == "category" and "13 different in 60 rows" in found.why
+    assert column(some, "visits").kind == "number"
+    rare = column([form(i % 45 * 7) for i in range(ROWS)], name)
+    assert rare.kind == "identifier" and "few come twice" in rare.why
+
+
+def test_names_too_many_to_learn_of_each_identify():
+    many = [*range(0, 30_000, 2)] * 2
+    found = infer(pl.DataFrame({"user_id": many, "x": [i % 7 / 3 for i in range(len(many))]}))[0]
+    assert found.kind == "identifier" and "15,000 different" in found.why
+
+
+def test_whole_numbers_that_pandas_made_fractions_are_said_to_be_whole():
+    assert column([1.0, 2.0, None, 40.0]).why == "whole numbers"
+    assert column([1.0, 2.5, None]).why == "numbers with fractions"
 
 
 def test_dates_that_could_be_either_are_said_to_be():

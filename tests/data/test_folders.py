@@ -27,7 +27,8 @@ def test_images_by_class(tmp_path):
     (tmp_path / ".hidden" / "x.png").write_bytes(b"")
     table = read(tmp_path)
     assert table.target == ("label",) and table.split is None and table.folder == tmp_path
-    assert table.frame.rows()[:1] == [("Katze/0.PNG", "Katze")] and len(table.frame) == 6
+    assert table.frame.columns == ["image", "file", "label"] and table.inputs == ("image",)
+    assert table.frame.rows()[:1] == [("Katze/0.PNG", "Katze/0.PNG", "Katze")] and len(table.frame) == 6
     assert sorted((s.where.rsplit("/", 1)[1], s.reason) for s in table.set_aside) == [
         ("notes.pdf", "it is no image"),
         ("stray.png", "it is not in a class's folder"),
@@ -52,7 +53,10 @@ def test_texts_by_class(tmp_path):
     (tmp_path / "bad" / "empty.txt").write_bytes(b"")
     (tmp_path / "bad" / "binary.txt").write_bytes(b"a\0b\0\0\0\1")
     table = read(tmp_path)
-    assert table.frame.rows() == [("Ümlaut", "bad"), ("Ümlaut", "bad"), ("schön", "gut"), ("schön", "gut")]
+    found = table.frame.select("text", "label").rows()
+    assert found == [("Ümlaut", "bad"), ("Ümlaut", "bad"), ("schön", "gut"), ("schön", "gut")]
+    assert table.frame["file"].to_list() == ["bad/a.txt", "bad/b.md", "gut/a.txt", "gut/b.md"]
+    assert table.inputs == ("text",) and infer(table.frame, ("label",))[1].kind == "identifier"
     assert [s.reason for s in table.set_aside] == ["it cannot be read: it is not text", "it is empty"]
 
 
@@ -60,14 +64,50 @@ def test_folders_that_are_something_else(tmp_path):
     with pytest.raises(DataError, match="is empty"):
         read(tmp_path)
     (tmp_path / "a.bin").write_bytes(b"")
-    with pytest.raises(DataError, match=r"holds 1 other files \(1 .bin\); expected sub-folders of images"):
+    with pytest.raises(DataError, match=r"holds 1 other files \(1 .bin\); expected images"):
         read(tmp_path)
     (tmp_path / "table.csv").write_text("a\n1\n")
     with pytest.raises(DataError, match=r"give '.*table.csv' itself"):
         read(tmp_path)
     (tmp_path / "b.txt").write_text("x")
-    with pytest.raises(DataError, match="not in sub-folders"):
+    with pytest.raises(DataError, match=r"give '.*table.csv' itself"):  # the text says what the table is
         read(tmp_path)
+
+
+def test_images_without_classes_are_there_to_predict_for(tmp_path):
+    images(tmp_path)
+    (tmp_path / "dog" / "table.csv").write_text("a\n1\n")
+    table = read(tmp_path / "dog")
+    assert table.frame.to_dict(as_series=False) == {"image": ["0.PNG", "1.PNG", "2.PNG"], "file": [
+        "0.PNG", "1.PNG", "2.PNG"]}  # fmt: skip
+    assert (table.target, table.split, table.inputs) == ((), None, ("image",)) and table.folder == tmp_path / "dog"
+    assert "have no classes" in table.notes[0] and [s.reason for s in table.set_aside] == ["it is no image"]
+    one = read(str(tmp_path / "Katze" / "1.PNG"))
+    assert one.frame.rows(named=True) == [{"image": "1.PNG", "file": "1.PNG"}] and one.folder == tmp_path / "Katze"
+    assert [c.kind for c in infer(table.frame, folder=table.folder)] == ["image", "identifier"]
+
+
+def test_texts_without_classes_are_there_to_predict_for(tmp_path):
+    for name in ("b c d.txt", "a.md"):
+        (tmp_path / name).write_text(f"says {name}")
+    table = read(tmp_path)
+    assert table.frame.rows() == [("says a.md", "a.md"), ("says b c d.txt", "b c d.txt")]
+    assert table.target == () and table.inputs == ("text",)
+    assert infer(table.frame)[1].kind == "identifier"
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    images(tmp_path / "elsewhere")
+    here = tmp_path / "here"
+    here.mkdir()
+    for label in ("Katze", "dog"):
+        (here / label).symlink_to(tmp_path / "elsewhere" / label)
+    (here / "again").symlink_to(tmp_path / "elsewhere" / "dog")
+    (tmp_path / "elsewhere" / "dog" / "up").symlink_to(tmp_path)
+    (tmp_path / "elsewhere" / "dog" / "round").symlink_to(tmp_path / "elsewhere" / "dog")
+    table = read(here)
+    assert table.frame["label"].value_counts(sort=True).rows() == [("Katze", 3), ("again", 3)]
+    assert [note.split("'")[1].removeprefix(f"{here}/") for note in table.notes] == ["dog", "again/round", "again/up"]
 
 
 @pytest.mark.parametrize("name", _samples.names())

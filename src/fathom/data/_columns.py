@@ -84,7 +84,7 @@ def infer(
                 format=verdict.format,
             )
         )
-    return _keep_something(columns, frame, {*targets, *kinds})
+    return _keep_something(_images_once(columns, frame, {*targets, *kinds}), frame, {*targets, *kinds})
 
 
 def _check_names(frame: pl.DataFrame, targets: Sequence[str], kinds: Mapping[str, str]) -> None:
@@ -157,6 +157,19 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value).replace("\n", " ")
+
+
+def _images_once(columns: list[Column], frame: pl.DataFrame, decided: set[str]) -> list[Column]:
+    """Where columns name the same image files, learn from the first."""
+    found: list[Column] = []
+    for column in columns:
+        if column.kind == "image" and column.name not in decided:
+            paths = frame[column.name]
+            same = (c.name for c in found if c.kind == "image" and paths.equals(frame[c.name], check_names=False))
+            if (first := next(same, None)) is not None:
+                column = replace(column, kind="identifier", why=f"the same images as in '{first}'")
+        found.append(column)
+    return found
 
 
 def _keep_something(columns: list[Column], frame: pl.DataFrame, decided: set[str]) -> tuple[Column, ...]:

@@ -1,4 +1,4 @@
-"""Date columns: from a moment to its parts, each a number."""
+"""Date columns: how their texts are written, and from a moment to its parts, each a number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from fathom.core.types import Field, Stats
-from fathom.data import _values
+from fathom.data import _forms, _values
 from fathom.data._numbers import Scale, flag_field, stats_of, write_flag
 
 DAY = 86_400_000_000  # microseconds
@@ -19,6 +19,22 @@ MINUTE = 60_000_000
 SPAN = 16_384  # days, about 45 years: calendars are made for whole spans, so that slices of a table share them
 MOST_DAYS = 10 * SPAN  # beyond, dates are taken apart one by one
 PARTS = ("elapsed", "year", "month", "day", "weekday", "hour")
+DAYS = ("%B %d, %Y", "%B %d %Y", "%d %B %Y", "%d-%B-%Y")  # "%B" reads September, and Sep
+MONTHS = ("%Y-%m", "%Y/%m", "%m/%Y", "%B %Y", "%B, %Y", "%B-%Y")  # of a month its first day
+YEAR = r"(^|[^0-9])[12][0-9]{3}([^0-9]|$)"  # in full: 10-02 is no month
+
+
+def date_format(texts: pl.Series) -> tuple[str, bool] | None:
+    """Return (format, whether day and month could be swapped) of texts that are dates or months, else None."""
+    if (found := _forms.date_format(texts)) is not None:
+        return found
+    texts = texts.filter(~texts.is_in(_forms.DASHES)).drop_nulls().unique(maintain_order=True)
+    few = _forms.a_few(texts)
+    if not len(few) or int(few.str.contains(YEAR).sum()) < _forms.ENOUGH * len(few):
+        return None
+    forms = [*MONTHS, *(day + clock for day in DAYS for clock in _forms.CLOCKS)]
+    best = min(forms, key=lambda form: _forms.dates(few, form).null_count())
+    return (best, False) if _forms.dates(texts, best).null_count() <= (1 - _forms.ENOUGH) * len(texts) else None
 
 
 def _parts(moments: pl.Series, names: Iterable[str], first: int) -> Iterator[np.ndarray]:

@@ -15,6 +15,7 @@ import polars as pl
 
 from fathom.core.errors import DataError
 from fathom.data import _forms
+from fathom.data._dates import date_format
 
 ColumnKind = Literal["number", "boolean", "category", "datetime", "text", "image", "identifier", "constant"]
 KINDS: tuple[str, ...] = get_args(ColumnKind)
@@ -25,6 +26,12 @@ MANY_ROWS = 20  # rows from which on a value of its own in each row makes an ide
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
 ID_NAME = r"(?i:(^|[\W_])(id|ids|uuid|guid|index|idx|key)$|^(unnamed: ?0|rownames?|row)$)|[a-z]I[Dd]$"
+REFERENCE_NAME = r"(?i:(^|[\W_])(id|ids|uuid|guid)$)|[a-z]I[Dd]$"  # of what a row is about: a user, a shop
+MOST_REFERRED = 10_000  # things up to which the rows that name them can be learned from
+CODE = r"^[A-Za-z0-9_./:+=-]*[0-9][A-Za-z0-9_./:+=-]*$"  # a token, a digest, a number with letters: never a text
+FILE_NAME = r"\.[A-Za-z][A-Za-z0-9]{1,4}$"
+# No amount, though it is all digits: a telephone number, or digits in groups that are not of three.
+NO_AMOUNT = r"^\+[0-9][0-9\s()-]{6,}$|[0-9]{4}\s+[0-9]|[0-9]\s+[0-9]{4}|[0-9]\s+[0-9]{1,2}([^0-9]|$)"
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def of_target(series: pl.Series, distinct: int) -> Verdict:
         return Verdict("datetime", "dates")
     values, format = series, ""
     if series.dtype == pl.String:
-        sign = _forms.decimal_sign(sample(series))
+        sign = _decimal_sign(sample(series))
         if sign is None:
             return Verdict("category", f"{distinct:,} classes in words")
         values, format = _forms.numbers(series, sign), sign
@@ -88,7 +95,7 @@ def overruled(series: pl.Series, kind: ColumnKind) -> Verdict:
             format = _forms.decimal_sign(texts) or signs[0]
             _require(series, _forms.numbers(texts, format), "a number")
         elif kind == "datetime":
-            found = _forms.date_format(texts)
+            found = date_format(texts)
             format = found[0] if found else _forms.ISO[0]
             _require(series, _forms.dates(texts, format), "a date")
     return Verdict(kind, "as was asked for", format)
@@ -106,11 +113,30 @@ def _numeric(series: pl.Series, distinct: int) -> Verdict:
     if whole and distinct == 2 and known.min() == 0 and known.max() == 1:
         return Verdict("boolean", "only 0 and 1")
     if whole and len(known) == len(series) >= MANY_ROWS and distinct >= 0.9 * len(series):
-        if (series.diff().drop_nulls() == 1).all():
+        counted = (known[0] in (0, 1) or _named_like_id(series.name)) and (series.diff().drop_nulls() == 1).all()
+        if counted:  # a series of years, too, has one for each row, but does not begin with 1
             return Verdict("identifier", "it numbers the rows")
         if _named_like_id(series.name) and series.n_unique() == len(series):
             return Verdict("identifier", "its name, and a number of its own in each row")
+    if not whole:
+        whole = all(bool((values == values.floor()).all()) for values in (sample(series), known))
+    if whole and (found := _reference(series)) is not None:
+        return found
     return Verdict("number", "whole numbers" if whole else "numbers with fractions")
+
+
+def _reference(series: pl.Series) -> Verdict | None:
+    """Decide on numbers that name things, told by the column's own name: their size says nothing."""
+    if re.search(REFERENCE_NAME, series.name) is None:
+        return None
+    known = len(series) - series.null_count()
+    distinct = series.n_unique() - bool(series.null_count())
+    told = f"{distinct:,} different in {known:,} rows"
+    if 2 * distinct > known:
+        return Verdict("identifier", f"its name, and few come twice: {told}") if known >= MANY_ROWS else None
+    if distinct > MOST_REFERRED:
+        return Verdict("identifier", f"its name, and too many to learn of each: {told}")
+    return Verdict("category", f"its name says that they name something: {told}")
 
 
 def _binary(series: pl.Series) -> Verdict:
@@ -129,9 +155,9 @@ def _textual(series: pl.Series, distinct: int, folder: Path | None) -> Verdict:
         return Verdict("image", _files(texts, folder))
     if _forms.is_boolean(texts):
         return Verdict("boolean", "a word for true and one for false")
-    if (sign := _forms.decimal_sign(texts)) is not None:
+    if (sign := _decimal_sign(texts)) is not None:
         return _numbers_in_text(series, texts, distinct, sign)
-    if (found := _forms.date_format(texts)) is not None:
+    if (found := date_format(texts)) is not None:
         return _dates_in_text(series, texts, *found)
     return _words(series, texts, distinct)
 
@@ -156,11 +182,15 @@ def _numbers_in_text(series: pl.Series, texts: pl.Series, distinct: int, sign: s
     unique = len(series) >= MANY_ROWS and distinct >= 0.9 * len(series) and series.n_unique() == len(series)
     if unique and (_named_like_id(series.name) or (texts.str.len_chars().min() or 0) > 15):  # type: ignore[operator]
         return Verdict("identifier", "a number of its own in each row")
+    if not len(texts.filter(texts.str.contains("[^0-9]"))) and (found := _reference(series)) is not None:
+        return found
     how = "numbers in text" + (" with a decimal comma" if sign == "," else "")
     return Verdict("number", how + _odd_ones(series, texts, _forms.numbers(texts, sign), "numbers"), sign)
 
 
 def _dates_in_text(series: pl.Series, texts: pl.Series, format: str, ambiguous: bool) -> Verdict:
+    if "%d" not in format:
+        return Verdict("datetime", "months" + _odd_ones(series, texts, _forms.dates(texts, format), "months"), format)
     order = "day" if format.startswith("%d") else "month"
     how = f"dates; day and month could be either, read as {order} first" if ambiguous else "dates"
     return Verdict("datetime", how + _odd_ones(series, texts, _forms.dates(texts, format), "dates"), format)
@@ -173,14 +203,26 @@ def _words(series: pl.Series, texts: pl.Series, distinct: int) -> Verdict:
     known = len(series) - series.null_count()
     varied = distinct / known
     told = f"{distinct:,} different in {known:,} rows"
-    long = words >= 3 or length >= 30
-    if (long and varied > 0.2 and distinct > FEW) or (words >= 2 and varied > 0.5):
-        return Verdict("text", f"texts of {words:.0f} words on average, {told}")
-    if known >= MANY_ROWS and varied >= 0.9:
-        named = _named_like_id(series.name)
-        if varied > 0.99 or named:
-            return Verdict("identifier", f"hardly any value comes twice: {told}")
-    return Verdict("category", f"words: {told}")
+    if distinct == known and _share(texts, FILE_NAME) >= _forms.ENOUGH:
+        return Verdict("identifier", "names of files, one for each row")
+    coded = _share(texts, CODE) >= _forms.ENOUGH
+    if not coded and texts.str.contains(r"\p{L}").any():
+        long = words >= 3 or length >= 30
+        if (long and varied > 0.2 and distinct > FEW) or (words >= 2 and varied > 0.5):
+            return Verdict("text", f"texts of {words:.0f} words on average, {told}")
+    if known >= MANY_ROWS and varied >= 0.9 and (coded or varied > 0.99 or _named_like_id(series.name)):
+        return Verdict("identifier", f"hardly any value comes twice: {told}")
+    return Verdict("category", f"{'codes' if coded else 'words'}: {told}")
+
+
+def _share(texts: pl.Series, pattern: str) -> float:
+    return int(texts.str.contains(pattern).sum()) / len(texts)
+
+
+def _decimal_sign(texts: pl.Series) -> str | None:
+    """Return the decimal sign of texts that are amounts, else None."""
+    sign = _forms.decimal_sign(texts)
+    return sign if sign is not None and _share(texts, NO_AMOUNT) <= 1 - _forms.ENOUGH else None
 
 
 def _odd_ones(series: pl.Series, texts: pl.Series, values: pl.Series, what: str) -> str:

@@ -19,9 +19,9 @@ def read(source: Any, limit: int | None = None) -> Table:
     """Return the data that `source` stands for.
 
     Args:
-        source: a path (CSV or other delimited text, gzipped or not, Parquet, JSON lines, a folder of images or texts
-            by class), the name of a bundled sample, a polars or pandas frame, a list of dicts, or a dict of columns.
-            A path that exists comes before a sample of the same name.
+        source: a path (CSV or other delimited text, gzipped or not, Parquet, JSON lines, an image, a folder of
+            images or texts, by class or to predict for), the name of a bundled sample, a polars or pandas frame, a
+            list of dicts, or a dict of columns. A path that exists comes before a sample of the same name.
         limit: bytes beyond which a file is mapped into memory instead of held there; by default a quarter of what is
             free.
 
@@ -48,7 +48,12 @@ def _read_path(given: str, limit: int | None) -> Table:
     path = Path(given).expanduser()
     is_sample = given in _samples.names()
     if path.exists():
-        table = folders.read_folder(path, given) if path.is_dir() else tabular.read_file(path, given, limit)
+        if path.is_dir():
+            table = folders.read_folder(path, given)
+        elif folders.is_image(path):
+            table = folders.read_image(path, given)
+        else:
+            table = tabular.read_file(path, given, limit)
         if is_sample:
             table.notes = (*table.notes, f"'{given}' is also a bundled sample; the path of that name is read.")
         return table

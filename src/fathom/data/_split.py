@@ -12,7 +12,7 @@ from fathom.core.config import option
 from fathom.core.errors import ConfigError, DataError, did_you_mean
 from fathom.data import _values
 from fathom.data._columns import Column
-from fathom.data._forms import date_format
+from fathom.data._dates import date_format
 
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),

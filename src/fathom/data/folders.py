@@ -1,7 +1,8 @@
 """Folders of images or texts by class: a sub-folder's name is the class of the files in it.
 
 Where the sub-folders are called train, valid or test, the class folders are looked for within them, and the part that a
-file belongs to becomes the column `split`.
+file belongs to becomes the column `split`. A folder without sub-folders, or one image, has no classes: it can be
+predicted for.
 """
 
 from __future__ import annotations
@@ -24,48 +25,78 @@ SYSTEM = ("thumbs.db", "desktop.ini")
 
 
 def read_folder(folder: Path, origin: str) -> Table:
-    """Return a folder's files as a table with `image` (its path) or `text` (what it says), `label` and perhaps `split`.
+    """Return a folder's files as a table: `image` (its path) or `text` (what it says), and `file`, its path.
+
+    Of files in class folders also `label`, and perhaps `split`. What a file is called is not learned from.
 
     Raises:
-        DataError: there are no such files, or no class folders.
+        DataError: there are no such files.
     """
-    files = _files(folder)
+    files, notes = _files(folder)
     by_kind = {kind: [f for f in files if f.suffix.lower() in kind] for kind in (IMAGES, TEXTS)}
     kind = max(by_kind, key=lambda kind: len(by_kind[kind]))
     chosen = by_kind[kind]
-    if not chosen:
-        raise DataError(_nothing(folder, origin, files))
     split = _is_split(chosen)
     placed = [f for f in chosen if len(f.parts) > 1 + split]
-    if not placed:
-        raise DataError(
-            f"The files in '{origin}' are not in sub-folders; expected one sub-folder for each class, such as "
-            f"'{origin}/cats/{chosen[0].name}'."
-        )
-    left = {id(f) for f in placed}
-    set_aside = [_aside(folder, f, "it is not in a class's folder") for f in chosen if id(f) not in left]
-    set_aside += [
-        _aside(folder, f, "it is no " + ("image" if kind is IMAGES else "text")) for f in files if f not in set(chosen)
-    ]
-    frame = pl.DataFrame({"path": [f.as_posix() for f in placed], "label": [f.parts[split] for f in placed]})
+    tables = [f for f in files if f.suffix.lower() in TABLES]
+    if not chosen or (tables and kind is TEXTS and not placed):  # a text beside a table says what the table is
+        raise DataError(_nothing(folder, origin, files, tables))
+    column = "image" if kind is IMAGES else "text"
+    left, known = set(placed or chosen), set(chosen)
+    set_aside = [_aside(folder, f, "it is not in a class's folder") for f in chosen if f not in left]
+    set_aside += [_aside(folder, f, f"it is no {column}") for f in files if f not in known]
+    paths = [f.as_posix() for f in placed or chosen]
+    frame = pl.DataFrame({column: paths, "file": paths})
+    if placed:
+        frame = frame.with_columns(label=pl.Series([f.parts[split] for f in placed]))
+    else:
+        notes.append(f"'{origin}' has no sub-folders, so that its {column}s have no classes to learn.")
     if split:
         frame = frame.with_columns(split=pl.Series([PARTS[f.parts[0].lower()] for f in placed]))
     if kind is TEXTS:
         frame, unread = _with_texts(folder, frame)
         set_aside += unread
-    else:
-        frame = frame.rename({"path": "image"})
-    return Table(frame, origin, folder, tuple(set_aside), target=("label",), split="split" if split else None)
+    return Table(
+        frame,
+        origin,
+        folder,
+        tuple(set_aside),
+        target=("label",) if placed else (),
+        split="split" if split else None,
+        inputs=(column,),
+        notes=tuple(notes),
+    )
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the paths of all files, relative to the folder, sorted, without hidden ones and the system's own."""
-    found = []
-    for place, folders, names in os.walk(folder):
+def is_image(path: Path) -> bool:
+    """Whether a file is called what images are called."""
+    return path.suffix.lower() in IMAGES
+
+
+def read_image(path: Path, origin: str) -> Table:
+    """Return one image as a table of one row, to predict for: `image` and `file`."""
+    return Table(pl.DataFrame({"image": [path.name], "file": [path.name]}), origin, path.parent, inputs=("image",))
+
+
+def _files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the paths of all files, relative to the folder, sorted, without hidden ones and the system's own.
+
+    Links to folders elsewhere are followed; those that lead back are not, which the notes returned say.
+    """
+    root, followed = folder.resolve(), set[Path]()
+    found, notes = [], []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
-        here = Path(place).relative_to(folder)
-        found += [here / name for name in sorted(names) if not name.startswith(".") and name.lower() not in SYSTEM]
-    return found
+        for link in [f for f in folders if (here / f).is_symlink()]:
+            target = (here / link).resolve()
+            if target in followed or target.is_relative_to(root) or root.is_relative_to(target):
+                folders.remove(link)
+                notes.append(f"'{here / link}' links to a folder that is read anyway, and is not followed.")
+            followed.add(target)
+        inside = here.relative_to(folder)
+        found += [inside / name for name in sorted(names) if not name.startswith(".") and name.lower() not in SYSTEM]
+    return found, notes
 
 
 def _is_split(files: list[Path]) -> bool:
@@ -76,10 +107,10 @@ def _is_split(files: list[Path]) -> bool:
 
 
 def _with_texts(folder: Path, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[SetAside]]:
-    """Put what the files say in place of their paths."""
+    """Put what the files say in place of their paths; those that say nothing are set aside."""
     texts: list[str | None] = []
     set_aside = []
-    for name in frame["path"]:
+    for name in frame["file"]:
         try:
             texts.append(_decode((folder / name).read_bytes()))
             reason = "" if texts[-1] else "it is empty"
@@ -88,7 +119,7 @@ def _with_texts(folder: Path, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[S
             reason = f"it cannot be read: {error}"
         if reason:
             set_aside.append(_aside(folder, Path(name), reason))
-    frame = frame.with_columns(pl.Series("path", texts, dtype=pl.String)).rename({"path": "text"})
+    frame = frame.with_columns(pl.Series("text", texts, dtype=pl.String))
     return frame.filter(pl.col("text").is_not_null() & (pl.col("text") != "")), set_aside
 
 
@@ -103,10 +134,9 @@ def _aside(folder: Path, file: Path, reason: str) -> SetAside:
     return SetAside(where=str(folder / file), row=None, column=None, reason=reason)
 
 
-def _nothing(folder: Path, origin: str, files: list[Path]) -> str:
-    tables = [f for f in files if f.suffix.lower() in TABLES]
+def _nothing(folder: Path, origin: str, files: list[Path], tables: list[Path]) -> str:
     if tables:
-        return f"Folder '{origin}' holds no images or texts, but a table; give '{folder / tables[0]}' itself."
+        return f"Folder '{origin}' holds no images or texts by class, but a table; give '{folder / tables[0]}' itself."
     kinds = ", ".join(f"{n} {kind or 'without suffix'}" for kind, n in Counter(f.suffix for f in files).most_common(3))
     holds = f"holds {len(files)} other files ({kinds})" if files else "is empty"
-    return f"Folder '{origin}' {holds}; expected sub-folders of images ({', '.join(IMAGES)}) or texts (.txt, .md)."
+    return f"Folder '{origin}' {holds}; expected images ({', '.join(IMAGES)}) or texts (.txt, .md)."
