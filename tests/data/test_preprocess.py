@@ -16,7 +16,7 @@ from PIL import Image
 from fathom.core.config import build
 from fathom.core.errors import ArtifactError, ConfigError, DataError
 from fathom.core.types import UNKNOWN, DataSpec
-from fathom.data import PrepareConfig, Preprocess, infer
+from fathom.data import PrepareConfig, Preprocess, infer, read
 
 ROWS = 120
 TARGETS = ("price", "sold")
@@ -95,6 +95,48 @@ def test_rows_without_a_target_or_an_image_are_set_aside_with_their_reason(fitte
     assert [(one.row, one.column) for one in prepared.set_aside] == [(8, "photo"), (12, "price")]
     assert [one.reason for one in prepared.set_aside] == ["not an image of a known format", "target 'price' is missing"]
     assert 7 not in prepared.rows and 11 not in prepared.rows and (np.diff(prepared.rows) > 0).all()
+
+
+def test_rows_of_the_table_are_told_from_lines_of_a_file(fitted, tmp_path):
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n3\n5,6\n7,\n8,9\n")
+    table = read(tmp_path / "t.csv")
+    prepared = Preprocess.fit(table.frame, infer(table.frame, ("y",)), ("y",))[1]
+    assert table.set_aside[0].place == f"{tmp_path / 't.csv'}, line 3"
+    assert [one.place for one in prepared.set_aside] == ["the table, row 3"]  # the first is 1,2; line 3 is no row
+    assert table.frame.row(2) == (7, None)
+
+
+def test_rows_of_unseen_classes_are_kept_only_to_evaluate_on(frame):
+    known = frame.with_columns(pl.when(pl.int_range(ROWS) < 60).then(pl.lit("a")).otherwise(pl.lit("b")).alias("y"))
+    columns = infer(known, ("y", "price"))
+    preprocess, trained = Preprocess.fit(known, columns, ("y", "price"))
+    assert not trained.unseen
+    strange = known[:20].with_columns(y=pl.Series(["a", "z", None, "z", "b", "a", "a", "z", "b", *"abababababa"]))
+    usual = preprocess.transform(strange, with_targets=True)
+    assert not usual.unseen and (usual.store.columns["target:y"] >= 0).all()
+    assert [one.row for one in usual.set_aside] == [2, 3, 4, 8, 12]
+    judged = preprocess.transform(strange, with_targets=True, unseen=True)
+    assert [one.row for one in judged.set_aside] == [3, 8, 12]  # no class, no image, no price
+    assert judged.unseen == {"y": 2} and judged.rows[:4].tolist() == [0, 1, 3, 4]
+    assert judged.store.columns["target:y"][:4].tolist() == [0, -1, -1, 1]
+    assert "Target 'y': 2 rows are of a class that no training row has." in judged.notes
+
+
+def test_images_as_bytes_and_as_paths_may_stand_in_one_column(tmp_path):
+    rng = np.random.default_rng(0)
+    data = [png(rng) for _ in range(6)]
+    (tmp_path / "there.png").write_bytes(data[1])
+    photo = [{"bytes": d, "path": None} for d in data]
+    photo[1] = {"bytes": None, "path": "there.png"}
+    photo[2] = {"bytes": None, "path": None}
+    frame = read({"photo": photo, "y": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]}).frame
+    columns = infer(frame, ("y",))
+    preprocess, prepared = Preprocess.fit(frame, columns, ("y",), folder=tmp_path)
+    assert columns[0].kind == "image" and prepared.rows.tolist() == [0, 1, 3, 4, 5]
+    alone = read({"photo": data[1:2], "y": [1.5]}).frame
+    assert torch.equal(
+        prepared.store.columns["image:photo"][1], preprocess.transform(alone).store.columns["image:photo"][0]
+    )
 
 
 def test_statistics_are_those_of_the_training_tensors(fitted):

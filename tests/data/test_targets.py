@@ -55,6 +55,8 @@ def test_target_classes_stand_in_natural_order_with_their_counts():
     assert (encoder.classes, encoder.counts) == (("a", "b"), (1, 2))
     values, gaps = encoder.encode(pl.Series("y", ["b", "z", None]))
     assert values[0] == 1 and values.dtype == np.int64 and gaps.tolist() == [False, True, True]
+    values, gaps = encoder.encode(pl.Series("y", ["b", "z", None, ""]), unseen=True)
+    assert values.tolist() == [1, -1, -1, -1] and gaps.tolist() == [False, False, True, True]
     assert encoder.reason("z") == "target 'y' is 'z', a class that no training row has"
     assert encoder.reason(None) == "target 'y' is missing"
 

@@ -21,7 +21,7 @@ def inspect(source: Any, target: str | Sequence[str] | None = None) -> dict[str,
 
     Returns:
         source, rows, target, columns (name, kind, why, missing, distinct, examples), set_aside (where, row,
-        column, reason), notes.
+        column, reason, unit: what `row` counts), notes.
 
     Raises:
         DataError: the source cannot be read, or has no such target.
@@ -65,7 +65,7 @@ def describe_set_aside(rows: Sequence[dict[str, Any]], limit: int = 10) -> list[
         return []
     lines = [f"{len(rows):,} rows were set aside:"]
     for row in rows[:limit]:
-        place = "" if row["row"] is None else f", row {row['row']:,}"
+        place = "" if row["row"] is None else f", {row['unit']} {row['row']:,}"
         column = f", column '{row['column']}'" if row["column"] else ""
         lines.append(f"  {row['where']}{place}{column}: {row['reason']}")
     return lines + ([f"  … and {len(rows) - limit:,} more"] if len(rows) > limit else [])

@@ -69,7 +69,7 @@ class Model:
         """
         table = read([rows] if _is_one_row(rows) else rows)
         for row in table.set_aside:
-            say(f"warning: {row.where}, row {row.row}: {row.reason}; it has no prediction")
+            say(f"warning: {row.place}: {row.reason}; it has no prediction")
         found: pl.DataFrame = self.artifact.predict(table.frame, folder=table.folder)
         return found.to_pandas() if _is_pandas(rows) else found
 
@@ -80,7 +80,7 @@ class Model:
             rows, set_aside, and `targets`: by target, every metric with its 95 % bootstrap interval.
         """
         table = read(source)
-        prepared = self.artifact.preprocess.transform(table.frame, folder=table.folder, with_targets=True)
+        prepared = self.artifact.preprocess.transform(table.frame, folder=table.folder, with_targets=True, unseen=True)
         truth = {f.name: prepared.store.columns[f.target_key].numpy() for f in self.artifact.spec.targets}
         scores = score(self.artifact.spec.targets, self.artifact.outputs(prepared.store), truth)
         aside = [*table.set_aside, *prepared.set_aside]

@@ -55,6 +55,7 @@ class Prepared:
         store: the tensors of a batch's keys.
         rows: positions [N] in the given frame of the rows kept, rising.
         set_aside: the other rows that were asked for, counted from 1 in the given frame, each with its reason.
+        unseen: by category target, how many rows were kept whose class no training row has; their code is -1.
         notes: what was done to values that the user may not expect, one sentence each.
     """
 
@@ -62,6 +63,7 @@ class Prepared:
     rows: np.ndarray
     set_aside: tuple[SetAside, ...] = ()
     notes: tuple[str, ...] = ()
+    unseen: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,18 +82,20 @@ class Assembly:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     set_aside: list[SetAside] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unseen: dict[str, int] = field(default_factory=dict)
 
     def column(self, name: str) -> pl.Series:
         """Return the kept rows of a column."""
         series = self.frame.get_column(name)
         return series if len(self.rows) == len(series) else series.gather(self.rows)
 
-    def add_targets(self, encoders: Sequence[TargetEncoder]) -> None:
+    def add_targets(self, encoders: Sequence[TargetEncoder], unseen: bool = False) -> None:
+        """Write the targets, and set aside the rows without one: also those of unseen classes, unless asked for."""
         kept = np.ones(len(self.rows), dtype=bool)
         found = []
         for encoder in encoders:
             series = self.column(encoder.column)
-            values, gaps = encoder.encode(series)
+            values, gaps = encoder.encode(series, unseen)
             found.append((encoder.output.target_key, values))
             for place in np.flatnonzero(gaps & kept).tolist():
                 self._reject(int(self.rows[place]), encoder.column, encoder.reason(series[place]))
@@ -99,6 +103,15 @@ class Assembly:
         self.rows = self.rows[kept]
         for key, values in found:
             self.tensors[key] = torch.from_numpy(values[kept])
+
+    def count_unseen(self, encoders: Sequence[TargetEncoder]) -> None:
+        """Count the kept rows whose class is none of a target's own, once it is known which rows are kept."""
+        for encoder in encoders:
+            count = int((self.tensors[encoder.output.target_key] < 0).sum()) if encoder.kind == "category" else 0
+            if count:
+                self.unseen[encoder.column] = count
+                rows = "row is" if count == 1 else "rows are"
+                self.notes.append(f"Target '{encoder.column}': {count:,} {rows} of a class that no training row has.")
 
     def add_images(self, encoders: Sequence[ImageEncoder]) -> None:
         if not encoders:
@@ -162,7 +175,7 @@ class Assembly:
 
     def prepared(self) -> Prepared:
         set_aside = tuple(sorted(self.set_aside, key=lambda one: one.row or 0))
-        return Prepared(TensorStore(self.tensors), self.rows, set_aside, tuple(self.notes))
+        return Prepared(TensorStore(self.tensors), self.rows, set_aside, tuple(self.notes), self.unseen)
 
     def _slice(self, name: str, part: slice) -> pl.Series:
         series = self.frame.get_column(name)
@@ -174,7 +187,7 @@ class Assembly:
         self.tensors.update(allocate(shapes, self.memory))
 
     def _reject(self, row: int, column: str, reason: str) -> None:
-        self.set_aside.append(SetAside(where="the table", row=row + 1, column=column, reason=reason))
+        self.set_aside.append(SetAside("the table", row + 1, column, reason, unit="row"))
 
 
 def threads() -> int:

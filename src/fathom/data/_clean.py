@@ -15,8 +15,8 @@ def clean(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Return the frame with stripped text, nulls for what is missing and plain types, and what there is to say.
 
     Left are Boolean, integers up to Int64, Float64, String, Datetime("us") without a time zone, Binary, and of
-    structs only an image's {bytes, path}. Columns that nothing can be learned from (lists, objects) are left out,
-    which is said.
+    structs only an image's {bytes, path}, where some rows have bytes and others a path. Columns that nothing can be
+    learned from (lists, objects) are left out, which is said.
     """
     frame = _flat(frame)
     odd = {name: dtype for name, dtype in frame.schema.items() if _is_odd(dtype)}
@@ -57,14 +57,12 @@ def is_image(dtype: pl.DataType) -> bool:
 
 
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the frame with the members of structs as columns `a.b`, and embedded images as bytes."""
-    while nested := [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Struct)]:
+    """Return the frame with the members of structs as columns `a.b`, and images as bytes or paths."""
+    while nested := [n for n, dtype in frame.schema.items() if isinstance(dtype, pl.Struct) and not is_image(dtype)]:
         columns = []
         for column in frame.get_columns():
             if column.name not in nested:
                 columns.append(column)
-            elif is_image(column.dtype):
-                columns.append(_image(column))
             else:
                 members = column.struct.unnest().get_columns()
                 columns += [m.alias(f"{column.name}.{m.name}") for m in members]
@@ -74,13 +72,15 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
             if taken[column.name] > 1:
                 columns[place] = column.alias(f"{column.name}_{taken[column.name]}")
         frame = pl.DataFrame(columns)
-    return frame
+    return frame.with_columns(_image(column) for column in frame.get_columns() if is_image(column.dtype))
 
 
 def _image(column: pl.Series) -> pl.Series:
-    """Return the bytes of embedded images, or their paths where there are no bytes."""
-    data = column.struct.field("bytes")
-    return (data if data.null_count() < len(data) else column.struct.field("path")).alias(column.name)
+    """Return the bytes of embedded images, or their paths where none has bytes; where some have, leave both."""
+    data, path = column.struct.field("bytes"), column.struct.field("path")
+    if data.null_count() == len(data):
+        return path.alias(column.name)
+    return column if (data.is_null() & path.is_not_null()).any() else data.alias(column.name)
 
 
 def _is_odd(dtype: pl.DataType) -> bool:

@@ -133,6 +133,7 @@ class Preprocess:
         rows: np.ndarray | None = None,
         folder: Path | None = None,
         with_targets: bool = False,
+        unseen: bool = False,
         paths: bool = True,
     ) -> Prepared:
         """Prepare other rows in the same way; columns may stand in any order, others may stand beside them.
@@ -141,6 +142,8 @@ class Preprocess:
             rows: positions [N] in the frame, rising; by default all.
             folder: where relative paths of images start.
             with_targets: also prepare the targets, and set aside the rows that have none.
+            unseen: keep rows whose class no training row has, with code -1: to evaluate on, where no prediction of
+                them is right, not to take a loss of. Otherwise they are set aside, too.
             paths: whether images may be given as paths. Not in a server: a path may name any file.
 
         Raises:
@@ -151,8 +154,10 @@ class Preprocess:
             _require(frame, self.targets)
         work = Assembly(frame, _positions(frame, rows), folder, paths, self.memory)
         if with_targets:
-            work.add_targets(self.outcomes)
+            work.add_targets(self.outcomes, unseen)
         work.add_images(self.images)
+        if with_targets:
+            work.count_unseen(self.outcomes)
         work.add_table(self.table)
         work.add_texts(self.texts)
         return work.prepared()

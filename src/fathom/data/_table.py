@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -14,15 +15,22 @@ class SetAside:
 
     Attributes:
         where: the file or table.
-        row: counted from 1: in a text file the line, elsewhere the row; None where the whole file is meant.
+        row: counted from 1; None where the whole file is meant.
         column: the column's name, or None where the whole row is meant.
         reason: a clause such as "it has 5 fields instead of 4".
+        unit: what `row` counts: the lines of a text file, header and all, or the rows of the table that was read.
     """
 
     where: str
     row: int | None
     column: str | None
     reason: str
+    unit: Literal["line", "row"] = "line"
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words: "cars.csv, line 43"."""
+        return self.where if self.row is None else f"{self.where}, {self.unit} {self.row:,}"
 
 
 @dataclass

@@ -23,7 +23,8 @@ class TargetEncoder:
     """A target column.
 
     Attributes:
-        kind: "number" (float32 in its own unit; NaN where missing) or "category" (int64 codes; -1 where missing).
+        kind: "number" (float32 in its own unit; NaN where missing) or "category" (int64 codes; -1 where missing or
+            of no class).
         classes, counts: of a category, the classes in order and the training rows of each.
         stats: of a number, in its own unit.
     """
@@ -82,8 +83,8 @@ class TargetEncoder:
             stats=self.stats,
         )
 
-    def encode(self, series: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-        """Return the values [N] and the mask [N] of rows that have none."""
+    def encode(self, series: pl.Series, unseen: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values [N] and the mask [N] of rows that have none; with `unseen`, another class is one."""
         if self.kind == "number":
             values = self._numbers(series)
             return values, ~np.isfinite(values)
@@ -93,7 +94,10 @@ class TargetEncoder:
             # The same truth in other words: "yes" for a class that training rows called "true".
             said = truths(series).cast(pl.Int32).fill_null(2).to_numpy()
             found = np.where(found < 0, np.array([*self._truths, -1])[said], found)
-        return found.astype(np.int64), found < 0
+        gaps = found < 0
+        if unseen:
+            gaps &= (text.is_null() | (text == "")).to_numpy()
+        return found.astype(np.int64), gaps
 
     def measured(self, values: np.ndarray) -> TargetEncoder:
         """Return this encoder with the counts or statistics of the training rows kept, of which `values` [N] are."""
