@@ -122,9 +122,9 @@ def prepare(source: Any, test: Any, settings: Settings, seed: int) -> Material:
     train = Part(table, prepared)
     valid = _part(table, preprocess, parts.valid) if len(parts.valid) else None
     if tested is not None:
-        judge: Part | None = _part(tested, preprocess)
+        judge: Part | None = _part(tested, preprocess, unseen=True)
     else:
-        judge = _part(table, preprocess, parts.test) if len(parts.test) else None
+        judge = _part(table, preprocess, parts.test, unseen=True) if len(parts.test) else None
     return Material(
         table=table,
         columns=columns,
@@ -181,8 +181,10 @@ def _inputs(table: Table, config: DataConfig, targets: tuple[str, ...], dividing
     return set(chosen) - {*config.drop, *targets}
 
 
-def _part(table: Table, preprocess: Preprocess, rows: np.ndarray | None = None) -> Part:
-    return Part(table, preprocess.transform(table.frame, rows=rows, folder=table.folder, with_targets=True))
+def _part(table: Table, preprocess: Preprocess, rows: np.ndarray | None = None, unseen: bool = False) -> Part:
+    """Prepare rows to validate or, with those of `unseen` classes, to test on."""
+    prepared = preprocess.transform(table.frame, rows=rows, folder=table.folder, with_targets=True, unseen=unseen)
+    return Part(table, prepared)
 
 
 def _set_aside(table: Table, tested: Table | None, *parts: Part | None) -> tuple[SetAside, ...]:
