@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -42,6 +43,11 @@ def test_every_room_has_its_line_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rooms = [p for p in (ROOT / "src" / "fathom").iterdir() if p.is_dir() and not p.name.startswith("_")]
     assert [room.name for room in rooms if f"`{room.name}/`" not in text] == []
+
+
+def test_the_page_of_options_is_that_of_the_code() -> None:
+    render = runpy.run_path(str(ROOT / "scripts" / "options.py"))["render"]
+    assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == render(), "run scripts/options.py"
 
 
 def _run(command: list[str], folder: Path) -> None:

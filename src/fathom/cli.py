@@ -148,7 +148,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 done, 2 the user's mistake, 130 interrupted, 143 terminated."""
+    """Run the command line and exit: 0 done, 2 the user's mistake; of `fit` 130 interrupted, 143 terminated."""
     try:
         app()
     except FathomError as error:
@@ -157,6 +157,9 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except (OSError, MemoryError) as error:  # what no room has put better
+        _note(f"error: {error or 'memory ran out'}")
+        sys.exit(2)
     sys.exit(0)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fathom.api.config import Settings, chosen
+from fathom.api.config import GROUPS, EvaluateConfig, Settings, chosen
 from fathom.core import catalog
 from fathom.core.config import as_dict, build
 from fathom.core.errors import ConfigError
@@ -22,6 +22,7 @@ from fathom.engine.plan import Plan
 
 ModelChoice = str | nn.Module | Callable[[DataSpec], nn.Module] | None
 ObjectiveChoice = str | Callable[[DataSpec, nn.Module], Objective] | None
+OF_THE_OPTIMIZER = ("optimizer", "learning_rate", "weight_decay", "momentum")
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,17 @@ class Assembled:
     why: str
 
 
-def assemble(spec: DataSpec, settings: Settings, model: ModelChoice, objective: ObjectiveChoice) -> Assembled:
+def assemble(
+    spec: DataSpec,
+    settings: Settings,
+    model: ModelChoice,
+    objective: ObjectiveChoice,
+    data: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Assembled:
     """Return model, objective and plan for such data; the model's recipe fills in what the user left open.
+
+    Args:
+        data: the complete options by which the data was prepared, to be recorded with the others.
 
     Raises:
         ConfigError: an unknown name or option, or a model or objective that cannot take this data.
@@ -55,25 +65,29 @@ def assemble(spec: DataSpec, settings: Settings, model: ModelChoice, objective: 
         _require(entry, spec)
         entries["model"] = replace(entry, config=config)
         recipe: Mapping[str, Any] = getattr(entry.module, "recipe", lambda config, spec: {})(config, spec)
-        settings = settings.over(recipe)
+        settings = settings.over(_fitting(recipe, settings))
     plan = build(Plan, settings.of("engine"), "engine")
     augment_config = build(AugmentConfig, settings.of("augment"), "augment")
-    torch.manual_seed(plan.seed)
-    network = _network(entries["model"], spec, model)
-    if objective is None or isinstance(objective, str):
-        options = {"name": "supervised", **settings.of("objective")}
-        entry, config = chosen("objectives", options)
-        _require(entry, spec)
-        entries["objective"] = replace(entry, config=config)
-        task = entry.module.build(config, spec, network)
-    else:
-        task = objective(spec, network)
+    with torch.random.fork_rng():  # the caller's random numbers are the caller's
+        torch.manual_seed(plan.seed)
+        network = _network(entries["model"], spec, model)
+        if objective is None or isinstance(objective, str):
+            options = {"name": "supervised", **settings.of("objective")}
+            entry, config = chosen("objectives", options)
+            _require(entry, spec)
+            entries["objective"] = replace(entry, config=config)
+            task = entry.module.build(config, spec, network)
+        else:
+            task = objective(spec, network)
+    groups = {group: dict(options) for group, options in (data or {}).items()}
+    groups |= {"engine": as_dict(plan), "augment": as_dict(augment_config)}
+    groups |= {"evaluate": as_dict(build(EvaluateConfig, settings.of("evaluate"), "evaluate"))}
     return Assembled(
         objective=task,
         plan=plan,
         augment=build_augment(spec, augment_config) if spec.images else None,
         entries=entries,
-        settings=_complete(settings, entries, plan, augment_config),
+        settings=_complete(groups, entries),
         why=why,
     )
 
@@ -108,10 +122,16 @@ def _require(entry: catalog.Entry, spec: DataSpec) -> None:
         )
 
 
-def _complete(
-    settings: Settings, entries: Mapping[str, catalog.Entry | None], plan: Plan, augment: AugmentConfig
-) -> Settings:
+def _fitting(recipe: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the recipe without the numbers that were tuned for an optimiser other than the one asked for."""
+    engine = dict(recipe.get("engine", {}))
+    if settings.of("engine").get("optimizer", engine.get("optimizer", "adamw")) != engine.get("optimizer", "adamw"):
+        engine = {name: value for name, value in engine.items() if name not in OF_THE_OPTIMIZER}
+    return {**recipe, "engine": engine}
+
+
+def _complete(groups: dict[str, dict[str, Any]], entries: Mapping[str, catalog.Entry | None]) -> Settings:
     named = {
         group: {"name": entry.name, **as_dict(entry.config)} for group, entry in entries.items() if entry is not None
     }
-    return Settings(settings.over({}).groups | named | {"engine": as_dict(plan), "augment": as_dict(augment)})
+    return Settings({group: (groups | named)[group] for group in GROUPS if group in groups | named})

@@ -76,4 +76,8 @@ def _checked(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"There is no group of options '{group}'.{did_you_mean(group, GROUPS)}")
         if not isinstance(options, Mapping):
             raise ConfigError(f"'{group}' is a group of options: set one of them, as in {group}.name=value.")
-    return {group: dict(options) for group, options in values.items()}
+    groups = {group: dict(options) for group, options in values.items()}
+    for name in ("target", "inputs", "drop"):  # one column may be given as plain text
+        if isinstance(groups.get("data", {}).get(name), str):
+            groups["data"][name] = [groups["data"][name]]
+    return groups

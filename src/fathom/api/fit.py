@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +15,14 @@ from fathom.api.config import Settings, gather
 from fathom.api.model import Model
 from fathom.api.prepare import Material, prepare
 from fathom.api.progress import say, watch
-from fathom.core.config import read_toml, to_toml
-from fathom.core.errors import ConfigError
+from fathom.artifact import check_room
+from fathom.core.config import build, read_toml, to_toml
+from fathom.core.errors import ArtifactError, ConfigError
 from fathom.core.files import write_text
 from fathom.core.types import TrainingData
 from fathom.engine.loop import train
-from fathom.engine.records import Finished
+from fathom.engine.plan import Plan
+from fathom.engine.records import Finished, Saved
 
 CHECKPOINTS = "checkpoints"  # the folder of a run within that of its model
 
@@ -60,6 +63,8 @@ def fit(
     Raises:
         DataError, ConfigError, TrainingError, ArtifactError: one sentence says what to mend.
     """
+    if out is not None:
+        check_room(out)
     tell = say if progress else _silent
     settings = gather(
         _given(config, out, resume, model),
@@ -80,10 +85,11 @@ def fit(
     if source is None or (isinstance(source, str) and not source):
         raise ConfigError("There is nothing to learn from: give a source, or --config with data.source in it.")
 
-    material = prepare(source, test, settings, int(settings.of("engine").get("seed", 0)))
+    seed = build(Plan, settings.of("engine"), "engine").seed
+    material = prepare(source, test, settings, seed)
     for line in material.told():
         tell(line)
-    assembled = assemble(material.preprocess.spec, settings, model, objective)
+    assembled = assemble(material.preprocess.spec, settings, model, objective, material.settings)
     tell(f"model: {_model_name(assembled)} ({assembled.why})")
     settings, finished = _train(material, assembled, out, resume, progress)
     tell(f"measuring on {len(material.judge[1].prepared.rows):,} {material.judge[0]} rows")
@@ -98,16 +104,18 @@ def _train(
 ) -> tuple[Settings, Finished]:
     """Train; return the complete settings, with what the engine measured fixed, and the last record."""
     folder = None if out is None else Path(out) / CHECKPOINTS
-    if folder is not None:
-        write_text(folder / "config.toml", to_toml(assembled.settings.groups))
+    groups = assembled.settings.groups
     data = TrainingData(
         train=material.train.prepared.store,
         valid=material.valid.prepared.store if material.valid else None,
         augment=assembled.augment,
     )
-    running = train(assembled.objective, data, assembled.plan, folder, resume=resume)
-    finished = None
+    running = train(assembled.objective, data, assembled.plan, folder, resume=resume, identity=_identity(groups))
+    finished, told = None, False
     for record in watch(running, progress):
+        if isinstance(record, Saved) and folder is not None and not told:  # not before the engine has taken the run on
+            _write(folder / "config.toml", to_toml(groups))
+            told = True
         finished = record if isinstance(record, Finished) else None
     assert finished is not None
     measured = {
@@ -115,8 +123,25 @@ def _train(
         "precision": finished.precision,
         "channels_last": "yes" if finished.channels_last else "no",
     }
-    groups = assembled.settings.groups
     return Settings(groups | {"engine": groups["engine"] | measured}), finished
+
+
+def _identity(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the options that a run and its resumption must share, besides the plan: the engine compares them."""
+    shared = {
+        f"{group}.{name}": value
+        for group in ("data", "split", "prepare", "augment", "model", "objective")
+        for name, value in groups.get(group, {}).items()
+        if f"{group}.{name}" not in ("data.source", "data.test")  # the rows themselves are compared
+    }
+    return json.loads(json.dumps(shared))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise ArtifactError(f"'{path}' cannot be written: {error.strerror or error}; give another --out.") from None
 
 
 def _given(config: Any, out: str | os.PathLike[str] | None, resume: bool, model: ModelChoice) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fathom.api.config import DataConfig, Settings
 from fathom.api.look import describe_set_aside
 from fathom.core.config import as_dict, build
 from fathom.core.errors import DataError, did_you_mean
+from fathom.core.types import IMBALANCE
 from fathom.data import (
     Column,
     PrepareConfig,
@@ -27,7 +28,6 @@ from fathom.data import (
     split,
 )
 
-IMBALANCE = 4.0  # classes whose counts differ by more are spoken of
 SMALL = 5_000  # rows of a table below which none are kept back to validate
 ROWS_AT_ONCE = 1_000_000  # of a table that may lie in a mapped file
 
@@ -46,7 +46,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that training and evaluation need of the data, and what the user should be told of it."""
+    """Everything that training and evaluation need of the data, and what the user should be told of it.
+
+    Attributes:
+        overlap: how many test rows also stand in the training rows.
+        settings: the complete options of the groups data, split and prepare.
+    """
 
     table: Table
     columns: tuple[Column, ...]
@@ -57,6 +62,7 @@ class Material:
     set_aside: tuple[SetAside, ...]
     overlap: int
     how_split: str
+    settings: dict[str, dict[str, Any]]
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -135,6 +141,11 @@ def prepare(source: Any, test: Any, settings: Settings, seed: int) -> Material:
         set_aside=_set_aside(table, tested, train, valid, judge),
         overlap=_overlap(train, judge, columns, targets),
         how_split=_how_split(dividing, tested is not None),
+        settings={
+            "data": as_dict(replace(config, target=targets)),
+            "split": as_dict(dividing),
+            "prepare": as_dict(preparing),
+        },
         notes=_notes(table, tested, train, valid, judge),
     )
 
@@ -184,7 +195,13 @@ def _inputs(table: Table, config: DataConfig, targets: tuple[str, ...], dividing
 def _part(table: Table, preprocess: Preprocess, rows: np.ndarray | None = None, unseen: bool = False) -> Part:
     """Prepare rows to validate or, with those of `unseen` classes, to test on."""
     prepared = preprocess.transform(table.frame, rows=rows, folder=table.folder, with_targets=True, unseen=unseen)
-    return Part(table, prepared)
+    part = Part(table, prepared)
+    if not len(part.prepared.rows) and part.prepared.set_aside:
+        count, why = len(part.prepared.set_aside), part.prepared.set_aside[0].reason
+        raise DataError(
+            f"None of {count:,} rows of {table.origin} to judge the model by can be used; the first: {why}."
+        )
+    return part
 
 
 def _set_aside(table: Table, tested: Table | None, *parts: Part | None) -> tuple[SetAside, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from fathom.engine.records import Chose, Epoch, Finished, Record, Started, Step, Warned
@@ -57,8 +57,7 @@ def _advance(bar: Progress, task: TaskID, step: Step) -> None:
     bar.update(task, completed=step.progress, description=f"epoch {step.epoch}", state=state)
 
 
-def _log(record: Record, line: object) -> None:
-    assert callable(line)
+def _log(record: Record, line: Callable[[str], None]) -> None:
     if isinstance(record, Started):
         again = f", going on from step {record.step:,}" if record.step else ""
         line(

@@ -4,7 +4,7 @@ option          a dataclass field with its help text
 build           a dict (from TOML, JSON or flags) -> the dataclass, strictly, with errors that name the key
 as_dict         the way back
 override        `["model.depth=12", …]` laid over a nested dict
-read_toml, write_toml
+read_toml, to_toml
 describe        (name, type, default, help) of each field
 """
 
@@ -130,6 +130,10 @@ def _type_name(kind: Any) -> str:
         return " | ".join(_type_name(k) for k in typing.get_args(kind))
     if kind is type(None):
         return "nothing"
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each {_type_name(typing.get_args(kind)[0])}"
+    if typing.get_origin(kind) is dict:
+        return "a table of names and values"
     plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return plain.get(kind, getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind))
 

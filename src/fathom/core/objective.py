@@ -12,7 +12,7 @@ from fathom.core.types import Average, Batch, Loss, Phase
 class Objective(nn.Module, ABC):
     """Holds the model and whatever else its task needs (heads, a discriminator, a teacher), and prices a batch.
 
-    Everything that must survive a resume is a parameter or a buffer: the checkpoint is the `state_dict`.
+    Everything that must survive a resume is a parameter or a buffer: they are what a checkpoint holds.
     Objectives compose by wrapping: a wrapper is an Objective that holds another.
     """
 

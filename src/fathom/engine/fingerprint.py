@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from fathom.core.errors import ConfigError
 from fathom.core.types import Store, TrainingData
 from fathom.engine.plan import Plan
 
-LOOKED_AT = 64  # rows whose values are compared
+LOOKED_AT = 4096  # rows whose values are compared
 FREE = ("checkpoint_seconds",)  # options that may change between a run and its resumption
 
 
@@ -23,21 +24,28 @@ def of_data(data: TrainingData) -> dict[str, Any]:
     return {"training": _of_store(data.train), "validation": _of_store(data.valid) if data.valid else None}
 
 
-def check(plan: Plan, data: TrainingData, model: Mapping[str, Tensor], values: Mapping[str, Any], saved: Any) -> None:
+def check(
+    plan: Plan,
+    identity: Mapping[str, Any],
+    data: TrainingData,
+    model: Mapping[str, Tensor],
+    values: Mapping[str, Any],
+    saved: Any,
+) -> None:
     """Refuse a checkpoint that belongs to another plan, other data or another model.
 
     Args:
-        plan, data, model: of the run that wants to go on; `model` is its weights by name.
-        values: the checkpoint's plain values, with `plan` and `data`.
+        plan, identity, data, model: of the run that wants to go on; `model` is its weights by name.
+        values: the checkpoint's plain values, with `plan`, `identity` and `data`.
         saved: the checkpoint's weights by name.
 
     Raises:
         ConfigError: naming the first difference.
     """
-    ours, theirs = as_dict(plan), values["plan"]
-    for name in sorted({*ours, *theirs} - {*FREE}):
-        if ours.get(name) != theirs.get(name):
-            _refuse(f"its {name} was {theirs.get(name)!r}, now it is {ours.get(name)!r}")
+    for ours, theirs in ((as_dict(plan), values["plan"]), (dict(identity), values["identity"])):
+        for name in sorted({*ours, *theirs} - {*FREE}):
+            if ours.get(name) != theirs.get(name):
+                _refuse(f"its {name} was {theirs.get(name)!r}, now it is {ours.get(name)!r}")
     for which, found in of_data(data).items():
         then = values["data"][which]
         for part in ("rows", "columns", "checksum"):
@@ -49,6 +57,12 @@ def check(plan: Plan, data: TrainingData, model: Mapping[str, Tensor], values: M
         then, now = (str(tuple(w[name].shape)) if name in w else "missing" for w in (saved, model))
         if then != now:
             _refuse(f"its weight '{name}' was {then}, now it is {now}")
+
+
+def made_with() -> dict[str, str]:
+    """Return what else decides how results are rounded."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "processor": f"{platform.machine()} {capability}"}
 
 
 def _refuse(difference: str) -> None:

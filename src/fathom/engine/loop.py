@@ -9,17 +9,19 @@ There are no callbacks: who wants to watch reads the records, who wants to stop 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from fathom.core.errors import TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import TrainingData
 from fathom.engine.checkpoint import Checkpoints
+from fathom.engine.fingerprint import made_with
 from fathom.engine.interrupt import Interrupts
 from fathom.engine.plan import Plan
 from fathom.engine.records import Record, Saved, Warned
-from fathom.engine.run import Run, made_with
+from fathom.engine.run import Run
 from fathom.engine.tune import tune
 
 LOOK_SECONDS = 0.2  # between two looks up from the work
@@ -28,7 +30,12 @@ EPOCH_SECONDS = 10.0  # an epoch's end is saved when the last checkpoint is olde
 
 
 def train(
-    objective: Objective, data: TrainingData, plan: Plan, folder: Path | None = None, resume: bool = False
+    objective: Objective,
+    data: TrainingData,
+    plan: Plan,
+    folder: Path | None = None,
+    resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
 ) -> Iterator[Record]:
     """Train `objective` in place and yield what happens.
 
@@ -42,14 +49,15 @@ def train(
         folder: where checkpoints go; None for none. Checkpoints of an earlier run there are removed once this
             run has written its first.
         resume: go on from the newest whole checkpoint in `folder`. The result equals, to the bit, that of a run
-            that was never interrupted.
+            that was never interrupted (where the plan sets no time limit: there the clock decides).
+        identity: further options, as JSON holds them, that an interrupted run must have had too.
 
     Raises:
         ConfigError: the plan does not fit this machine, or the checkpoint belongs to another run.
         DataError: there are no training rows.
         TrainingError: losses stay not-a-number, memory ran out, or a checkpoint cannot be written.
     """
-    session = _Session(objective, data, plan, folder, resume)
+    session = _Session(Run(objective, data, plan, identity), folder, resume)
     records, random = session.records(), session.run.random
     random.swap()
     try:
@@ -81,8 +89,8 @@ def train(
 class _Session:
     """A run within one process: when it looks up, reports and saves."""
 
-    def __init__(self, objective: Objective, data: TrainingData, plan: Plan, folder: Path | None, resume: bool) -> None:
-        self.run = Run(objective, data, plan)
+    def __init__(self, run: Run, folder: Path | None, resume: bool) -> None:
+        self.run = run
         self.checkpoints = Checkpoints(Path(folder)) if folder is not None else None
         self.resume = resume
         self.interrupts = Interrupts()

@@ -98,7 +98,9 @@ class AdamW(torch.optim.AdamW):
             for members, decay in group["shrinking"]:
                 amount = group["lr"] * decay
                 moving = [p for p in members if p.grad is not None]
-                torch._foreach_mul_(moving, 1 - amount if skipped is None else 1 - amount * (1 - skipped))
+                if moving:
+                    kept = 1 - amount if skipped is None else 1 - amount * (1 - skipped)
+                    torch._foreach_mul_(moving, kept)
         super().step()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +20,9 @@ class Plan:
 
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "lion", "muon"] = option("adamw", "how weights are moved")
     learning_rate: float = option(0.0, "the highest learning rate of the schedule; 0: the optimiser's usual one")
-    weight_decay: float = option(0.01, "shrinking of weights (never of biases and norms), decoupled from the loss")
+    weight_decay: float = option(
+        0.01, "shrinking of weights, never of biases and norms (adam, sgd, rmsprop: by the gradient)"
+    )
     momentum: float = option(0.9, "of sgd, rmsprop and muon")
     beta1: float = option(0.9, "averaging of the gradient: adamw, adam, lion")
     beta2: float = option(0.999, "averaging of its square: adamw, adam (lion: of the gradient itself)")
@@ -28,7 +31,7 @@ class Plan:
     epochs: int = option(0, "passes over the training rows; 0: 20, or as many as `minutes` allow")
     minutes: float = option(0.0, "time for training and validation together, never exceeded; 0: no limit")
     batch_size: int = option(0, "rows a step, all accumulated parts together; 0: by the number of rows, 16 to 256")
-    accumulate: int = option(1, "parts that a batch is worked through in, to save memory; the gradient is the same")
+    accumulate: int = option(1, "parts that a batch is worked through in, to save memory; only batch norm sees it")
     clip: float = option(1.0, "longest gradient (2-norm over all weights of a phase); 0: no limit")
     average: float = option(0.0, "decay of the moving average of weights that is validated and kept; 0: none")
     patience: int = option(0, "validations without improvement after which training stops; 0: never")
@@ -37,13 +40,14 @@ class Plan:
     threads: int = option(0, "CPU threads; 0: measured")
     channels_last: Literal["auto", "yes", "no"] = option("auto", "memory layout of convolutions; auto: measured")
     seed: int = option(0, "of the order of rows and of everything random in a step")
-    checkpoint_seconds: float = option(30.0, "longest time between checkpoints, where the run has a folder")
+    checkpoint_seconds: float = option(30.0, "between checkpoints; more where writing takes over a twentieth of it")
     evaluate_every: int = option(1, "epochs between validations; the last epoch is always validated")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
 
     def __post_init__(self) -> None:
+        _require(self, "seed", 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
         for name in ("learning_rate", "weight_decay", "minutes", "clip", "checkpoint_seconds"):
-            _require(self, name, getattr(self, name) >= 0, "zero or more")
+            _require(self, name, 0 <= getattr(self, name) < math.inf, "zero or more")
         for name in ("epochs", "batch_size", "patience", "threads"):
             _require(self, name, getattr(self, name) >= 0, "zero or more")
         for name in ("accumulate", "evaluate_every"):

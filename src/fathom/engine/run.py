@@ -7,8 +7,8 @@ be a pure function of what is.
 from __future__ import annotations
 
 import math
-import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,13 @@ class Knobs:
 class Run:
     """The state of one training run."""
 
-    def __init__(self, objective: Objective, data: TrainingData, plan: Plan) -> None:
+    def __init__(
+        self, objective: Objective, data: TrainingData, plan: Plan, identity: Mapping[str, Any] | None = None
+    ) -> None:
         self.rows = len(data.train)
         if not self.rows:
             raise DataError("There are no training rows; give a source with at least one usable row.")
-        self.objective, self.data = objective, data
+        self.objective, self.data, self.identity = objective, data, dict(identity or {})
         self.plan = plan.resolved(self.rows)
         self.device = device.choose(plan.device)
         if plan.precision == "fp16" and self.device.type == "cpu":
@@ -249,8 +251,10 @@ class Run:
         tensors = {f"weight/{name}": t for name, t in weights.weights(self.objective).items()}
         values = {
             "plan": config.as_dict(self.plan),
+            "identity": self.identity,
+            "validation_seconds": self.validation_seconds,
             "data": self._data,
-            "made_with": made_with(),
+            "made_with": fingerprint.made_with(),
             "position": [self.epoch, self.batch, self.step],
             "pace": self.pace.state(),
             "seconds": self.seconds,
@@ -273,7 +277,7 @@ class Run:
         """
         values, live = snapshot.values, weights.weights(self.objective)
         saved = {n.removeprefix("weight/"): t for n, t in snapshot.tensors.items() if n.startswith("weight/")}
-        fingerprint.check(self.plan, self.data, live, values, saved)
+        fingerprint.check(self.plan, self.identity, self.data, live, values, saved)
         self.knobs = config.build(Knobs, values["knobs"])
         self.turn_knobs()  # before the optimisers' tensors, which take their layout from the weights
         self.rewind(snapshot)
@@ -282,7 +286,7 @@ class Run:
         self.chosen = [Chose(**each) for each in values["chosen"]]
         self.history = [Epoch(**each) for each in values["history"]]
         self.best, self.best_epoch, self.stale = dict(snapshot.best), values["best_epoch"], values["stale"]
-        self.reason = values["reason"]
+        self.reason, self.validation_seconds = values["reason"], values["validation_seconds"]
 
     def rewind(self, snapshot: Snapshot) -> None:
         """Take back the state that steps change, and nothing else."""
@@ -384,9 +388,3 @@ class Run:
         left = self.pace.total - self.step
         validations = left / self.pace.steps_per_epoch / self.plan.evaluate_every
         return left * batch / max(speed, 1e-9) + validations * self.validation_seconds
-
-
-def made_with() -> dict[str, str]:
-    """Return what else decides how results are rounded."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {"torch": torch.__version__, "processor": f"{platform.machine()} {capability}"}

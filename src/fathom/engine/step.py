@@ -40,8 +40,8 @@ class Meter:
         if entry is None:
             self.sums[name] = [value * weight, weight]
         else:
-            entry[0] += value * weight
-            entry[1] += weight
+            entry[0] = entry[0] + value * weight  # not in place: a weight may be a tensor that others hold
+            entry[1] = entry[1] + weight
 
     def means(self) -> dict[str, float]:
         return {name: float(total) / max(float(weight), 1e-12) for name, (total, weight) in self.sums.items()}
@@ -97,6 +97,8 @@ class Stepper:
         self.precision = precision
         dtype = DTYPES.get(precision)
         self.autocast = nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        if precision == "fp16":
+            self.immediate = True  # the scale of the loss must follow each overflow
 
     def __call__(self, step: int, progress: float, rate: float, parts: Sequence[Batch]) -> None:
         """Take one step.
