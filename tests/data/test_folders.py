@@ -90,6 +90,7 @@ def test_images_without_classes_are_there_to_predict_for(tmp_path):
 def test_texts_without_classes_are_there_to_predict_for(tmp_path):
     for name in ("b c d.txt", "a.md"):
         (tmp_path / name).write_text(f"says {name}")
+    (tmp_path / "about.json").write_text("{}")
     table = read(tmp_path)
     assert table.frame.rows() == [("says a.md", "a.md"), ("says b c d.txt", "b c d.txt")]
     assert table.target == () and table.inputs == ("text",)

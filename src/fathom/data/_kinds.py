@@ -29,7 +29,7 @@ ID_NAME = r"(?i:(^|[\W_])(id|ids|uuid|guid|index|idx|key)$|^(unnamed: ?0|rowname
 REFERENCE_NAME = r"(?i:(^|[\W_])(id|ids|uuid|guid)$)|[a-z]I[Dd]$"  # of what a row is about: a user, a shop
 MOST_REFERRED = 10_000  # things up to which the rows that name them can be learned from
 CODE = r"^[A-Za-z0-9_./:+=-]*[0-9][A-Za-z0-9_./:+=-]*$"  # a token, a digest, a number with letters: never a text
-FILE_NAME = r"\.[A-Za-z][A-Za-z0-9]{1,4}$"
+FILE_NAME = r"^[^@]*\.[A-Za-z][A-Za-z0-9]{1,4}$"
 # No amount, though it is all digits: a telephone number, or digits in groups that are not of three.
 NO_AMOUNT = r"^\+[0-9][0-9\s()-]{6,}$|[0-9]{4}\s+[0-9]|[0-9]\s+[0-9]{4}|[0-9]\s+[0-9]{1,2}([^0-9]|$)"
 
@@ -203,8 +203,8 @@ def _words(series: pl.Series, texts: pl.Series, distinct: int) -> Verdict:
     known = len(series) - series.null_count()
     varied = distinct / known
     told = f"{distinct:,} different in {known:,} rows"
-    if distinct == known and _share(texts, FILE_NAME) >= _forms.ENOUGH:
-        return Verdict("identifier", "names of files, one for each row")
+    if varied >= 0.9 and _share(texts, FILE_NAME) >= _forms.ENOUGH:
+        return Verdict("identifier", f"names of files: {told}")
     coded = _share(texts, CODE) >= _forms.ENOUGH
     if not coded and texts.str.contains(r"\p{L}").any():
         long = words >= 3 or length >= 30

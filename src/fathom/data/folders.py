@@ -39,7 +39,8 @@ def read_folder(folder: Path, origin: str) -> Table:
     split = _is_split(chosen)
     placed = [f for f in chosen if len(f.parts) > 1 + split]
     tables = [f for f in files if f.suffix.lower() in TABLES]
-    if not chosen or (tables and kind is TEXTS and not placed):  # a text beside a table says what the table is
+    about = kind is TEXTS and not placed and len(chosen) <= len(tables)  # a text beside a table says what that is
+    if not chosen or about:
         raise DataError(_nothing(folder, origin, files, tables))
     column = "image" if kind is IMAGES else "text"
     left, known = set(placed or chosen), set(chosen)
