@@ -1,7 +1,10 @@
 """The report as a page: whole, safe with hostile data, small, and showing the evidence's own numbers."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +132,9 @@ def test_evidence_comes_back_from_json_as_it_was(category):
     assert from_json(stored) == category
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b'{"version": 99}', b'{"title": 5}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"{", b"[]", b'{"version": 99}', b'{"title": 5}', b"\xff\xfe", b'{"run":{"settings":{"a":' + b"[" * 100_000]
+)
 def test_damaged_evidence_is_refused(damaged):
     with pytest.raises(ArtifactError, match="evidence"):
         from_json(damaged)
@@ -231,3 +236,118 @@ def test_bare_evidence_still_makes_a_page():
 def test_the_page_says_whose_rows_it_was_judged_by(category):
     assert "rows that it never saw" in Page(report(category)).text
     assert "rows that it learned from" in Page(report(replace(category, judged_on="training"))).text
+
+
+def places(value: Any, way: tuple = ()) -> Iterator[tuple]:
+    """Yield the way to everything in a JSON value: of lists, only to the first entry."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, entry in inside:
+        yield (*way, key)
+        yield from places(entry, (*way, key))
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize("damage", [MISSING, None, "x"])
+def test_evidence_changed_by_hand_makes_a_page_or_is_refused_in_a_sentence(damage):
+    whole = to_json(evidence(judged(classes=2, rows=60) + priced(60)))
+    refused = 0
+    for *way, last in places(json.loads(whole)["targets"], ("targets",)):
+        changed = json.loads(whole)
+        parent = changed
+        for key in way:
+            parent = parent[key]
+        if damage is MISSING:
+            del parent[last]
+        else:
+            parent[last] = damage
+        try:
+            Page(report(from_json(json.dumps(changed).encode())))
+        except ArtifactError as error:
+            refused += 1
+            assert "evidence" in str(error) and "\n" not in str(error)
+    assert refused > 10
+
+
+def test_a_missing_main_metric_is_refused(category):
+    scored = {key: value for key, value in category.targets[0].score.items() if key != "main"}
+    damaged = replace(category, targets=[replace(category.targets[0], score=scored)])
+    with pytest.raises(ArtifactError, match="'main'"):
+        report(damaged)
+
+
+def test_nothing_is_said_of_test_rows_where_there_are_none(category):
+    words = "No test row also stands in training."
+    clean = replace(category, data=replace(category.data, overlaps=0))
+    assert words in Page(report(clean)).text
+    for splits in ({"train": 900, "valid": 34}, {"train": 900}, {}):
+        assert words not in Page(report(replace(clean, data=replace(clean.data, splits=splits)))).text
+
+
+def test_a_comparison_on_rows_that_chose_the_weights_says_so(category):
+    words = "the comparison leans towards the model"
+    assert words not in Page(report(category)).text
+    assert words in Page(report(replace(category, judged_on="validation"))).text
+    alone = replace(category, judged_on="validation", targets=priced())
+    assert words not in Page(report(alone)).text
+
+
+@pytest.mark.parametrize(("classes", "told"), [(40, "10 more classes, all"), (400, "170 are listed")])
+def test_classes_that_are_folded_away_or_left_out_are_counted(classes, told):
+    rows = classes * 8
+    target = Field(name="y", kind="category", classes=tuple(f"class {i}" for i in range(classes)))
+    truth = np.arange(rows) % classes
+    p = np.full((rows, classes), 0.1 / classes) + 0.9 * np.eye(classes)[truth]
+    page = Page(report(Evidence(targets=appraise((target,), {"y": p}, {"y": truth}, resamples=10))))
+    assert f"{classes - 30} more classes" in page.text
+    assert told in page.text
+
+
+def test_columns_and_parts_that_are_left_out_are_counted(category):
+    columns = [ColumnEvidence(name=f"c{i}", kind="number") for i in range(1100)]
+    part = {"column": "town", "value": "x", "count": 30, "error": 0.1, "low": 0.0, "high": 0.2, "others": 0.1}
+    parts = [part | {"p": 1.0, "worse": False}] * 70
+    many = replace(
+        category,
+        data=replace(category.data, columns=columns),
+        targets=[replace(category.targets[0], slices=parts)],
+    )
+    text = Page(report(many)).text
+    assert "1,060 more columns; the next 960 are listed" in text
+    assert "The worst 60 of the parts that were looked at" in text
+    assert "All parts that were looked at" in Page(report(category)).text
+
+
+def test_rows_of_a_class_never_seen_in_training_are_told_of():
+    target = Field(name="y", kind="category", classes=("a", "b"))
+    p, truth = np.tile([0.7, 0.3], (40, 1)), np.where(np.arange(40) < 4, -1, 0)
+    found = appraise((target,), {"y": p}, {"y": truth}, columns={"town": ["x"] * 40}, resamples=20)
+    assert found[0].score["unseen"] == 4
+    assert found[0].calibration["accuracy"] == 1.0  # of the classes that it knows
+    assert (
+        "4 rows have a class never seen in training; each counts as an error"
+        in Page(report(Evidence(targets=found))).text
+    )
+    assert "never seen in training" not in Page(report(Evidence(targets=judged()))).text
+
+
+def test_folders_of_the_users_machine_are_not_told():
+    folder = "/home/ann/private"
+    told = Evidence(
+        data=DataEvidence(
+            source=f"{folder}/photos/",
+            set_aside=[
+                SetAsideEvidence(where=f"{folder}/photos/cats/1.png"),
+                SetAsideEvidence(where=f"{folder}/other/test.csv", row=3),
+                SetAsideEvidence(where="the table", row=4),
+            ],
+        ),
+        run=RunEvidence(settings={"data.source": f"{folder}/photos/", "data.test": f"{folder}/other/test.csv"}),
+    )
+    stored = to_json(told)
+    assert b"private" not in stored and "private" not in report(told)
+    assert from_json(stored) == told
+    assert told.data.source == told.run.settings["data.source"] == "photos"
+    assert [one.where for one in told.data.set_aside] == ["photos/cats/1.png", "test.csv", "the table"]
+    assert DataEvidence(source="C:\\Users\\ann\\irises.csv").source == "irises.csv"

@@ -177,10 +177,34 @@ def test_outputs_that_are_not_numbers_give_no_value():
     assert scored["rmse"] == {"value": None, "low": None, "high": None}
 
 
-def test_rows_of_unknown_truth_are_left_out_and_counted():
-    p = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
-    scored = score((category(2),), {"y": p}, {"y": np.array([0, -1, 0])})["y"]
-    assert (scored["n"], scored["left_out"], scored["metrics"]["accuracy"]["value"]) == (2, 1, 0.5)
+def test_a_class_never_seen_in_training_is_an_error_of_the_accuracy_alone():
+    p, truth = draw(1, 90, 3, ties=False)
+    unseen = np.where(np.arange(90) % 3 == 0, -1, truth)
+    unseen[3] = 7  # beyond the classes: unknown as well
+    known = np.arange(90) % 3 != 0
+    scored = score((category(3),), {"y": p}, {"y": unseen})["y"]
+    rest = score((category(3),), {"y": p[known]}, {"y": truth[known]})["y"]
+    assert (scored["n"], scored["unseen"], scored["left_out"]) == (90, 30, 0)
+    assert (rest["n"], rest["unseen"]) == (60, 0)
+    accuracy, of_rest = scored["metrics"]["accuracy"], rest["metrics"]["accuracy"]["value"]
+    assert accuracy["value"] == pytest.approx(of_rest * 60 / 90)
+    assert accuracy["low"] < accuracy["value"] < accuracy["high"] < of_rest + 0.1
+    for name in set(scored["metrics"]) - {"accuracy"}:
+        assert scored["metrics"][name]["value"] == pytest.approx(rest["metrics"][name]["value"]), name
+    assert scored["per_class"] == rest["per_class"]
+    assert scored["confusion"] == rest["confusion"]
+
+
+def test_where_no_class_was_seen_in_training_all_is_wrong():
+    scored = score((category(2),), {"y": np.tile([0.9, 0.1], (30, 1))}, {"y": np.full(30, -1)})["y"]
+    assert (scored["n"], scored["unseen"], scored["main"]) == (30, 30, "accuracy")
+    accuracy = scored["metrics"]["accuracy"]
+    assert (accuracy["value"], accuracy["low"]) == (0.0, 0.0)
+    assert 0 < accuracy["high"] < 0.2
+    assert all(entry["value"] is None for name, entry in scored["metrics"].items() if name != "accuracy")
+
+
+def test_numbers_of_unknown_truth_are_left_out_and_counted():
     numbers = score((NUMBER,), {"y": np.zeros(3)}, {"y": np.array([1.0, np.nan, 1.0])})["y"]
     assert (numbers["n"], numbers["left_out"], numbers["metrics"]["rmse"]["value"]) == (2, 1, 1.0)
 

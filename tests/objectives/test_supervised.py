@@ -144,6 +144,40 @@ def test_an_ensemble_predicts_the_mean_of_its_members():
     torch.testing.assert_close(found["price"], task.outputs(batch)[1].squeeze(-1).mean(1) * 4 + 50)
 
 
+@pytest.mark.parametrize("mode", ["auto", "balanced"])
+def test_predictions_undo_the_weights_of_each_member(mode):
+    """By Bayes' rule: divided by the weight of its class, and scaled to one, before members are averaged."""
+    task, batch = objective(RARE, members=3, class_weights=mode), batch_for(RARE, members=3)
+    put_back = probabilities(task, batch) / task.weights_0.double().numpy()
+    expected = (put_back / put_back.sum(-1, keepdims=True)).mean(1)
+    np.testing.assert_allclose(task.predict(batch)["rare"].detach(), expected, rtol=1e-4)
+
+
+def test_without_weights_predictions_are_the_plain_probabilities():
+    task, batch = objective(RARE, class_weights="none"), batch_for(RARE)
+    np.testing.assert_allclose(task.predict(batch)["rare"].detach(), probabilities(task, batch)[:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["auto", "balanced", "none"])
+@pytest.mark.parametrize("members", [1, 3])
+def test_without_a_signal_probabilities_are_the_classes_shares(mode, members):
+    share = 0.08
+    target = Field(name="answer", kind="category", classes=("no", "yes"), counts=(920, 80))
+    task = objective(target, members=members, class_weights=mode).train()
+    shape = (1000, members, 5) if members > 1 else (1000, 5)
+    batch = {"features": torch.randn(shape, generator=torch.Generator().manual_seed(2))}
+    batch["target:answer"] = (torch.arange(1000) < 1000 * share).long()
+    optimizer = torch.optim.Adam(task.parameters(), lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        task.losses(batch).total.backward()
+        optimizer.step()
+    yes = task.eval().predict(batch)["answer"][:, 1]
+    assert yes.mean().item() == pytest.approx(share, abs=0.01)
+    entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    assert task.metrics(batch)["loss"].mean().item() == pytest.approx(entropy, abs=0.02)
+
+
 def test_class_weights_hold_for_every_member():
     task, batch = objective(RARE, members=3), batch_for(RARE, members=3)
     truth = batch["target:rare"]
@@ -154,11 +188,10 @@ def test_class_weights_hold_for_every_member():
 
 def test_metrics_are_of_the_mean_prediction():
     task, batch = objective(RARE, members=3), batch_for(RARE, members=3)
-    p, truth = probabilities(task, batch).mean(1), batch["target:rare"].numpy()
+    p, truth = task.predict(batch)["rare"].detach().double().numpy(), batch["target:rare"].numpy()
     found = task.metrics(batch)
     assert list(found) == ["loss", "error"]  # the first chooses the state to keep
-    expected = -np.log(p[np.arange(40), truth]) * task.weights_0.numpy()[truth]
-    np.testing.assert_allclose(found["loss"].detach(), expected, rtol=1e-4)
+    np.testing.assert_allclose(found["loss"].detach(), -np.log(p[np.arange(40), truth]), rtol=1e-4)
     np.testing.assert_array_equal(found["error"], p.argmax(1) != truth)
 
 

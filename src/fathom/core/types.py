@@ -27,6 +27,7 @@ Batch = dict[str, "Tensor"]
 UNKNOWN = "<unknown>"  # class 0 of every input category: missing, or not seen in training
 PAD, UNK, START, END, MASK = range(5)  # the first five tokens of every vocabulary
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>", "<mask>")
+IMBALANCE = 4.0  # a target is imbalanced where one class has more than so many times the rows of another
 
 
 @dataclass(frozen=True, kw_only=True)

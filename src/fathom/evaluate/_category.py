@@ -17,22 +17,24 @@ class CategoryMeasure:
 
     Args:
         probabilities: [N, C].
-        truth: codes [N].
+        truth: codes [N]; a code below zero is a class never seen in training. Such a row is an error in the accuracy;
+            the other metrics, which have no place for a class without a probability, are of the M rows left.
     """
 
     def __init__(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
-        self.probabilities = p = np.asarray(probabilities, dtype=np.float64)  # [N, C]
-        self.truth = np.asarray(truth, dtype=np.int64)  # [N]
-        self.predicted = p.argmax(1)  # [N]
+        self.seen = np.asarray(truth) >= 0  # [N]
+        self.probabilities = p = np.asarray(probabilities, dtype=np.float64)[self.seen]  # [M, C]
+        self.truth = np.asarray(truth, dtype=np.int64)[self.seen]  # [M]
+        self.predicted = p.argmax(1)  # [M]
         self.correct = self.predicted == self.truth
         rows, classes = p.shape
         own = p[np.arange(rows), self.truth]
         epsilon = np.finfo(p.dtype).eps
         surprise = -np.log(np.clip(own, epsilon, 1 - epsilon))
         squares = (p * p).sum(1) - 2 * own + 1  # sum over classes of (p - 1[class is true])²
-        self.terms = np.stack([self.correct, surprise, squares / 2 if classes == 2 else squares], axis=1)  # [N, 3]
+        self.terms = np.stack([surprise, squares / 2 if classes == 2 else squares], axis=1)  # [M, 2]
         confidence = p.max(1)
-        self.bins = confidence_bins(confidence)  # [N]
+        self.bins = confidence_bins(confidence)  # [M]
         self.gap = confidence - self.correct
         self.by_truth = _Groups(self.truth, classes)
         self.by_guess = _Groups(self.predicted, classes)
@@ -40,32 +42,35 @@ class CategoryMeasure:
 
     def __call__(self, weights: np.ndarray, ranked: bool = True) -> dict[str, np.ndarray]:
         """Return every metric [R] under weights [N, R]; without `ranked`, not the one that is slow (AUROC)."""
+        everyone = weights.sum(0)  # [R]
+        weights = weights if self.seen.all() else weights[self.seen]  # [M, R]
         total = weights.sum(0)  # [R]
-        accuracy, surprise, squares = (self.terms.T.astype(weights.dtype) @ weights) / total
         support, guessed, hits = self.tables(weights)  # each [C, R]
         with np.errstate(divide="ignore", invalid="ignore"):
+            surprise, squares = (self.terms.T.astype(weights.dtype) @ weights) / total
+            gaps = np.abs(self.by_bin.sums(weights * self.gap[:, None].astype(weights.dtype))).sum(0) / total
             recall = hits / support
             f1 = 2 * hits / (support + guessed)
         metrics = {
-            "accuracy": accuracy,
+            "accuracy": hits.sum(0) / everyone,
             "balanced_accuracy": _mean_where(recall, support > 0),
             "macro_f1": _mean_where(f1, support + guessed > 0),
             "log_loss": surprise,
             "brier": squares,
-            "ece": np.abs(self.by_bin.sums(weights * self.gap[:, None].astype(weights.dtype))).sum(0) / total,
+            "ece": gaps,
         }
         if ranked and (weights.shape[1] == 1 or self.probabilities.size <= AUROC_CELLS):
             metrics["auroc"] = self.auroc(weights)
         return metrics
 
     def tables(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return, for each class, the weight of the rows that are it, are taken for it, and both: [C, R]."""
+        """Return, for each class, the weight [M, R] of the rows that are it, are taken for it, and both: [C, R]."""
         right = weights * self.correct[:, None]
         return self.by_truth.sums(weights), self.by_guess.sums(weights), self.by_truth.sums(right)
 
     def auroc(self, weights: np.ndarray) -> np.ndarray:
-        """Return the area under the receiver operating characteristic [R]: of the second class of two, or the mean
-        over all classes of one against the rest.
+        """Return the area under the receiver operating characteristic [R] under weights [M, R]: of the second class
+        of two, or the mean over all classes of one against the rest.
 
         Source: Hanley and McNeil, The Meaning and Use of the Area under a ROC Curve, 1982.
         """
@@ -99,9 +104,10 @@ class _Groups:
         self.present, self.starts = np.unique(codes[self.order], return_index=True)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """[N, R] -> [groups, R]."""
+        """[M, R] -> [groups, R]."""
         found = np.zeros((self.groups, values.shape[1]), dtype=values.dtype)
-        found[self.present] = np.add.reduceat(values[self.order], self.starts, axis=0)
+        if len(self.present):
+            found[self.present] = np.add.reduceat(values[self.order], self.starts, axis=0)
         return found
 
 

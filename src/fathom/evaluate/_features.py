@@ -54,7 +54,8 @@ def linear(train: Batch, test: Batch, spec: DataSpec, texts: Texts) -> Matrices:
 
 
 def trees(train: Batch, test: Batch, spec: DataSpec, texts: Texts, seed: int) -> Matrices:
-    """Numbers as they are, category codes, small images, and the main directions of TF-IDF, side by side."""
+    """Numbers as the model gets them (gaps filled, far values drawn in: their order, which is all that trees see, is
+    kept), category codes, small images, and the main directions of TF-IDF, side by side."""
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     notes, categorical = [], []
     if spec.categories:

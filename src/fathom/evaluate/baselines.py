@@ -3,6 +3,8 @@
 majority or mean            knows nothing of the inputs
 logistic or ridge           one weight for each number, class, pixel, word and word pair
 gradient boosted trees      scikit-learn's HistGradientBoosting with its defaults
+
+None weighs classes: what the model predicts is put back to the classes' shares, so that all are judged alike.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import numpy as np
 
 from fathom.core.types import Batch, DataSpec, Field
 from fathom.evaluate import _features
-from fathom.evaluate.score import IMBALANCE, score
+from fathom.evaluate.score import score
 
 ROUNDS = 100  # of boosting: scikit-learn's default
 LINEAR_STEPS = 200
 PROBE = 3  # rounds whose time foretells the rest
-FEWEST = 10  # rounds, however long they take
+FEWEST = 10  # rounds worth having: where they do not fit into the time, rows are left out
+FIRST_ROWS, GROWTH = 2_000, 4  # rows of the first probe, and how many times more the next has
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,7 @@ def baselines(
 ) -> list[Baseline]:
     """Train simple methods on the same rows that the model learned from, and score them on the same test rows.
 
-    Where the model weighs classes because their counts are uneven, so do they. One that fails is listed with its
-    reason.
+    One that fails is listed with its reason.
 
     Args:
         train, test: batches of all rows, with their targets.
@@ -79,7 +81,9 @@ def baselines(
         texts: by text field, the original texts of the training and of the test rows; without them token numbers
             stand for words.
         seed: of every random choice.
-        seconds: about how long all of them together may take; whatever is cut short for it says so in its note.
+        seconds: about how long all of them together may take. Trees and logistic regression keep to it by fewer
+            rounds and, where that is not enough, fewer rows, and say so in their note; ridge regression takes what it
+            takes.
         resamples: for the intervals.
     """
     from threadpoolctl import threadpool_limits
@@ -163,53 +167,91 @@ def _linear(target: Field, rows: _Rows, seconds: float) -> Fitted:
     if target.kind == "number":
         ridge = Ridge(random_state=rows.seed).fit(matrices.train, truth)
         return ridge.predict(matrices.test), "; ".join(matrices.notes), False
-    weights, penalty = _weights(truth), _penalty(rows.spec)
+    penalty, order = _penalty(rows.spec), _order(truth, target, rows.seed)
 
-    def fit(steps: int) -> Any:
+    def fit(steps: int, count: int) -> Any:
+        some: Any = slice(None) if count == len(truth) else order[:count]
         model = LogisticRegression(C=1 / penalty, max_iter=steps, random_state=rows.seed)
-        return model.fit(matrices.train, truth, sample_weight=weights)
+        return model.fit(matrices.train[some], truth[some])
 
-    steps = _affordable(fit, LINEAR_STEPS, seconds / 2)
-    notes = [*matrices.notes, *([f"{steps} steps instead of {LINEAR_STEPS}"] if steps < LINEAR_STEPS else [])]
-    return _all_classes(fit(steps), matrices.test, target), "; ".join(notes), steps < LINEAR_STEPS
+    steps, count = _affordable(fit, LINEAR_STEPS, len(truth), seconds / 2)
+    cut = _cuts("steps", steps, LINEAR_STEPS, count, len(truth))
+    return _all_classes(fit(steps, count), matrices.test, target), "; ".join([*matrices.notes, *cut]), bool(cut)
 
 
 def _trees(target: Field, rows: _Rows, seconds: float) -> Fitted:
-    """Fit the defaults, or fewer rounds of longer steps where the defaults would take too long."""
+    """Fit the defaults, or fewer rounds of longer steps, on fewer rows, where the defaults would take too long."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     matrices, (truth, _) = rows.trees(), rows.truth(target)
     kind = HistGradientBoostingClassifier if target.kind == "category" else HistGradientBoostingRegressor
-    weights = _weights(truth) if target.kind == "category" else None
+    order = _order(truth, target, rows.seed)
 
-    def fit(rounds: int) -> Any:
+    def fit(rounds: int, count: int) -> Any:
+        some: Any = slice(None) if count == len(truth) else order[:count]
         model = kind(
             max_iter=rounds,
             learning_rate=min(0.1 * ROUNDS / rounds, 0.3),
             categorical_features=list(matrices.categorical) or None,
+            early_stopping="auto" if count == len(truth) else False,
             random_state=rows.seed,
         )
-        return model.fit(matrices.train, truth, sample_weight=weights)
+        return model.fit(matrices.train[some], truth[some])
 
-    rounds = _affordable(fit, ROUNDS, seconds / 2)
-    notes = [*matrices.notes, *([f"{rounds} rounds instead of {ROUNDS}"] if rounds < ROUNDS else [])]
-    fitted = fit(rounds)
+    rounds, count = _affordable(fit, ROUNDS, len(truth), seconds / 2)
+    cut = _cuts("rounds", rounds, ROUNDS, count, len(truth))
+    fitted, note = fit(rounds, count), "; ".join([*matrices.notes, *cut])
     if target.kind == "number":
-        return fitted.predict(matrices.test), "; ".join(notes), rounds < ROUNDS
-    return _all_classes(fitted, matrices.test, target), "; ".join(notes), rounds < ROUNDS
+        return fitted.predict(matrices.test), note, bool(cut)
+    return _all_classes(fitted, matrices.test, target), note, bool(cut)
 
 
-def _affordable(fit: Callable[[int], Any], wanted: int, seconds: float) -> int:
-    """Return how many rounds fit into the time, judged by the time that a few of them take."""
-    started = time.monotonic()
-    fit(1)
-    one = time.monotonic() - started
+Fit = Callable[[int, int], Any]  # of rounds and rows
+
+
+def _affordable(fit: Fit, wanted: int, rows: int, seconds: float) -> tuple[int, int]:
+    """Return how many rounds, on how many rows, fit into the time, judged by the time that one round takes.
+
+    A few rows are tried first, then ever more, as long as so many leave time for the fewest rounds worth having and
+    trying more does not itself take too long.
+    """
+    count, one = min(rows, FIRST_ROWS), 0.0
+    tried = count
+    while True:
+        taken = _seconds(fit, 1, tried)
+        if taken * FEWEST > seconds and tried > FIRST_ROWS:
+            break
+        count, one = tried, taken
+        if count == rows or one * GROWTH > seconds / 4:
+            break
+        tried = min(rows, count * GROWTH)
     if one * wanted < seconds:
-        return wanted
+        return wanted, count
+    each = one
+    if one * (1 + PROBE) < seconds / 2:  # what one round takes beyond preparing the rows
+        each = max((_seconds(fit, 1 + PROBE, count) - one) / PROBE, one / 50)
+    return int(min(wanted, max(1, seconds / each))), count
+
+
+def _seconds(fit: Fit, rounds: int, rows: int) -> float:
     started = time.monotonic()
-    fit(1 + PROBE)
-    each = max((time.monotonic() - started - one) / PROBE, one / 50)
-    return int(min(wanted, max(FEWEST, seconds / each)))
+    fit(rounds, rows)
+    return time.monotonic() - started
+
+
+def _order(truth: np.ndarray, target: Field, seed: int) -> np.ndarray:
+    """Return the rows in the order in which they are taken where not all are: one of each class, then at random."""
+    drawn = np.random.default_rng(seed).permutation(len(truth))
+    if target.kind == "number":
+        return drawn
+    first = np.unique(truth[drawn], return_index=True)[1]
+    return np.concatenate([drawn[first], np.delete(drawn, first)])
+
+
+def _cuts(word: str, rounds: int, wanted: int, count: int, rows: int) -> list[str]:
+    """Return what was cut short, in words."""
+    cut = [f"{rounds} {word} instead of {wanted}"] if rounds < wanted else []
+    return [*cut, f"{count:,} rows instead of {rows:,}"] if count < rows else cut
 
 
 def _penalty(spec: DataSpec) -> float:
@@ -223,16 +265,6 @@ def _all_classes(model: Any, x: Any, target: Field) -> np.ndarray:
     found = np.zeros((x.shape[0], len(target.classes)))
     found[:, model.classes_.astype(int)] = model.predict_proba(x)
     return found
-
-
-def _weights(truth: np.ndarray) -> np.ndarray | None:
-    """Return the inverse root of each row's class count, where counts are uneven: as the model weighs them."""
-    counts = np.bincount(truth)
-    present = counts[counts > 0]
-    if present.max() <= IMBALANCE * present.min():
-        return None
-    weights = 1 / np.sqrt(counts[truth])
-    return weights / weights.mean()
 
 
 def _threads() -> int:

@@ -11,7 +11,7 @@ from fathom.core.types import Field
 from fathom.evaluate import _format
 from fathom.evaluate._resample import interval, resampled
 from fathom.evaluate.baselines import Baseline
-from fathom.evaluate.score import METRICS, known_rows, main_metric, measure
+from fathom.evaluate.score import METRICS, judged_rows, main_metric, measure
 
 
 def verdict(
@@ -39,14 +39,14 @@ def verdict(
     """
     found = {}
     for target in targets:
-        output, true = known_rows(target, outputs, truth)
+        output, true = judged_rows(target, outputs, truth)
         metric = main_metric(target, true)
         rivals = [b for b in baselines if b.target == target.name and b.output is not None]
         best = _best(rivals, metric)
         if best is None or len(true) < 2:
             found[target.name] = _unknown(metric)
             continue
-        theirs, _ = known_rows(target, {target.name: np.asarray(best.output)}, truth)
+        theirs, _ = judged_rows(target, {target.name: np.asarray(best.output)}, truth)
         ours = _values(target, output, true, metric, resamples, seed)
         rival = _values(target, theirs, true, metric, resamples, seed)
         cut = [b.name for b in rivals if b.cut_short]

@@ -9,8 +9,9 @@ to_json, from_json  the way to `evidence.json` and back
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -22,11 +23,12 @@ from fathom.evaluate.baselines import Baseline
 from fathom.evaluate.calibrate import calibration, residuals
 from fathom.evaluate.compare import verdict
 from fathom.evaluate.mistakes import mistakes, show
-from fathom.evaluate.score import known_rows, score
+from fathom.evaluate.score import judged_rows, score
 from fathom.evaluate.slices import slices
 
 VERSION = 1
 SHOWN_SET_ASIDE = 50
+PATHS = ("data.source", "data.test")  # settings whose folders config.toml alone holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class DataEvidence:
     """What the model learned from.
 
     Attributes:
-        source: what the user gave.
+        source: the name of what the user gave, without the folders that lead there: they are nobody's business.
         rows: usable ones.
         splits: rows by "train", "valid", "test".
         how_split: in words.
@@ -78,6 +80,11 @@ class DataEvidence:
     set_aside_count: int = 0
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        aside = [replace(one, where=_inside(self.source, one.where)) for one in self.set_aside]
+        object.__setattr__(self, "set_aside", aside)
+        object.__setattr__(self, "source", _name(self.source))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvidence:
@@ -91,7 +98,7 @@ class RunEvidence:
         best_epoch: whose weights were kept; None where the last or an average was.
         stopped: why training ended, in words.
         tuner: {"what", "chosen", "why"} of each choice that the engine made.
-        settings: the complete configuration, flat: {"engine.learning_rate": 0.002}.
+        settings: the complete configuration, flat: {"engine.learning_rate": 0.002}; of paths only the names.
     """
 
     model: str = ""
@@ -105,6 +112,10 @@ class RunEvidence:
     seed: int = 0
     tuner: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = {key: _name(self.settings[key]) for key in PATHS if isinstance(self.settings.get(key), str)}
+        object.__setattr__(self, "settings", {**self.settings, **names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +187,8 @@ def appraise(
     parts = dict(columns or {}) | _derived(images or {}, texts or {})
     found = []
     for target in targets:
-        output, true = known_rows(target, outputs, truth)
+        output, true = judged_rows(target, outputs, truth)
+        known = true >= 0 if target.kind == "category" else np.isfinite(true)
         worst = mistakes(target, np.asarray(outputs[target.name]), np.asarray(truth[target.name]), shown)
         shown_worst = [mistake | show(mistake["row"], images, texts, columns) for mistake in worst]
         if rows is not None:
@@ -187,7 +199,7 @@ def appraise(
                 name=target.name,
                 kind=target.kind,
                 score=scores[target.name],
-                calibration=calibration(output, true, seed) if category else residuals(output, true, seed),
+                calibration=(calibration if category else residuals)(output[known], true[known], seed),
                 baselines=[b.record() for b in rivals if b.target == target.name],
                 verdict=verdicts.get(target.name, {}),
                 mistakes=shown_worst,
@@ -210,11 +222,23 @@ def from_json(data: bytes) -> Evidence:
     """
     try:
         evidence = msgspec.json.decode(data, type=Evidence)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"The evidence cannot be read: {error}.") from None
     if evidence.version != VERSION:
         raise ArtifactError(f"The evidence is of version {evidence.version}; this Fathom reads version {VERSION}.")
     return evidence
+
+
+def _name(path: str) -> str:
+    """Return the last part of a path."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def _inside(source: str, where: str) -> str:
+    """Return a file's path from the source on, or only its name where it lies in a folder elsewhere."""
+    if source and where.startswith(source):
+        return _name(source) + where[len(source.rstrip("/\\")) :]
+    return _name(where) if re.match(r"[/\\~]|[A-Za-z]:[/\\]", where) else where
 
 
 def _derived(images: Mapping[str, Any], texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[Any]]:

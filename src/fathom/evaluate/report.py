@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fathom.core.errors import ArtifactError
 from fathom.evaluate import _format, plots
 from fathom.evaluate.evidence import Evidence, RunEvidence, TargetEvidence
 from fathom.evaluate.score import METRICS
@@ -17,7 +18,9 @@ FAINT = 1.8  # by which the colour of a mistake is strengthened
 WHOLE_MATRIX = 20  # classes; of more, the most confused pairs are listed instead
 TEXTS, TABLE_ROWS = 9, 15  # mistakes shown of texts and of tables; the rest is folded away or left out
 MISTAKE_COLUMNS = 14
-CLASS_ROWS = 30  # of the table of classes; the rest is folded away
+CLASS_ROWS, CLASSES_FOLDED = 30, 170  # of the table of classes: shown, and folded away; the rest is left out
+COLUMNS, COLUMNS_FOLDED = 40, 960
+SLICES = 60
 NOT_MEASURES = {"epoch", "step", "learning_rate", "seconds", "seconds_left", "samples_per_second", "best"}
 SHARES = {"error", "accuracy"}  # measures of epochs that are read in percent
 JUDGED = {
@@ -25,11 +28,32 @@ JUDGED = {
     "validation": "validation rows, by which its best weights were chosen: it may do worse on others",
     "training": "rows that it learned from: it will do worse on others",
 }
+CAVEATS = {  # of the comparison with simple methods
+    "validation": "The model's weights may have been chosen by these rows, those of the simple methods were not: the "
+    "comparison leans towards the model, and only test rows can settle it.",
+}
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 
 
 def report(evidence: Evidence) -> str:
-    """Return the page. All that comes from data is escaped; the page itself forbids scripts and connections."""
+    """Return the page. All that comes from data is escaped; the page itself forbids scripts and connections.
+
+    Raises:
+        ArtifactError: something that the page shows is missing or malformed, as in a file that was changed by hand.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return _page(evidence)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, TemplateError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ArtifactError(
+            f"The evidence is incomplete or malformed, so that no report can be made of it ({what}); "
+            "restore evidence.json as it was written beside the model, or train again."
+        ) from error
+
+
+def _page(evidence: Evidence) -> str:
     return _template().render(
         evidence=evidence,
         title=evidence.title or f"{evidence.data.source or 'A model'}: {', '.join(t.name for t in evidence.targets)}",
@@ -38,6 +62,7 @@ def report(evidence: Evidence) -> str:
         columns=_columns(evidence),
         balance=[_balance(name, counts) for name, counts in evidence.data.classes.items() if counts],
         judged=JUDGED.get(evidence.judged_on, f"{evidence.judged_on} rows"),
+        caveat=CAVEATS.get(evidence.judged_on, ""),
         split_total=sum(evidence.data.splits.values()) or 1,
     )
 
@@ -67,6 +92,7 @@ def _target(target: TargetEvidence, seconds: float) -> dict[str, Any]:
         "evidence": target,
         "category": target.kind == "category",
         "n": scored["n"],
+        "unseen": _unseen(scored),
         "label": METRICS[main].label,
         "value": _format.metric(main, best["value"]),
         "interval": _format.interval(main, best["low"], best["high"]) if best["low"] is not None else "",
@@ -80,6 +106,18 @@ def _target(target: TargetEvidence, seconds: float) -> dict[str, Any]:
         "mistakes": _mistakes(target),
         "slices": _slices(target),
     }
+
+
+def _unseen(scored: Mapping[str, Any]) -> str:
+    """Return what is to be said of rows of a class never seen in training."""
+    count = scored.get("unseen", 0)
+    if not count:
+        return ""
+    rows = "1 row has" if count == 1 else f"{count:,} rows have"
+    return (
+        f"{rows} a class never seen in training; each counts as an error in the accuracy, "
+        "and the other metrics are of the rest."
+    )
 
 
 def _metric_row(name: str, value: Mapping[str, Any], main: str) -> dict[str, Any]:
@@ -132,7 +170,7 @@ def _matrix(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"classes": classes, "rows": rows, "of": confusion["of"], "pairs": confusion["pairs"]}
 
 
-def _per_class(table: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _per_class(table: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the rows of the classes that occur, the worst first where there are many."""
     least = min((row["recall_low"] for row in table if row["support"]), default=0.0)
     rows = [
@@ -142,7 +180,7 @@ def _per_class(table: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     ]
     if len(rows) > CLASS_ROWS:
         rows.sort(key=lambda row: row["f1"] or 0)
-    return {"shown": rows[:CLASS_ROWS], "folded": rows[CLASS_ROWS:200]}
+    return {"count": len(rows), "shown": rows[:CLASS_ROWS], "folded": rows[CLASS_ROWS:][:CLASSES_FOLDED]}
 
 
 def _calibration(target: TargetEvidence) -> dict[str, Any]:
@@ -223,7 +261,7 @@ def _slices(target: TargetEvidence) -> dict[str, Any]:
         for part in target.slices
     ]
     label = "share wrong" if share else "mean absolute error"
-    return {"worse": [r for r in rows if r["worse"]][:12], "rows": rows[:60], "label": label, "count": len(rows)}
+    return {"worse": [r for r in rows if r["worse"]][:12], "rows": rows[:SLICES], "label": label, "count": len(rows)}
 
 
 def _curves(run: RunEvidence) -> list[dict[str, Any]]:
@@ -257,4 +295,4 @@ def _balance(name: str, counts: Mapping[str, int]) -> str:
 
 def _columns(evidence: Evidence) -> dict[str, Any]:
     columns = evidence.data.columns
-    return {"shown": columns[:40], "folded": columns[40:1000], "count": len(columns)}
+    return {"shown": columns[:COLUMNS], "folded": columns[COLUMNS:][:COLUMNS_FOLDED], "count": len(columns)}

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from fathom.core.errors import DataError
-from fathom.core.types import Field
+from fathom.core.types import IMBALANCE, Field
 from fathom.evaluate._category import CategoryMeasure
 from fathom.evaluate._number import NumberMeasure
 from fathom.evaluate._resample import interval, resampled, wilson
 
-IMBALANCE = 4.0  # where one class is this many times another, accuracy flatters; the main metric is macro F1
 WHOLE_CONFUSION = 100  # classes; of more, only the most confused are kept
 MOST_CONFUSED = 20
 
@@ -70,7 +69,9 @@ def score(
 
     A metric that the rows leave undefined (AUROC with one class, R² without variation) has the value None. The
     calibration error has no interval, for resampling only ever adds to it: see `calibration`. Rows
-    whose true value is unknown (a class never seen in training, a missing number) are left out and counted.
+    of a class never seen in training (a code below zero) are counted as `unseen`: each is an error in the accuracy,
+    and the other metrics are of the rows without them. Numbers whose true value is missing are left out and counted
+    as `left_out`.
 
     Args:
         targets: the target fields.
@@ -85,7 +86,7 @@ def score(
     """
     found = {}
     for target in targets:
-        output, true = known_rows(target, outputs, truth)
+        output, true = judged_rows(target, outputs, truth)
         left_out = len(np.asarray(truth[target.name])) - len(true)
         found[target.name] = _score_one(target, output, true, seed, resamples, confidence, left_out)
     return found
@@ -97,19 +98,20 @@ def measure(target: Field, output: np.ndarray, truth: np.ndarray) -> CategoryMea
 
 
 def main_metric(target: Field, truth: np.ndarray) -> str:
-    """Return the metric by which models of this target are compared: RMSE, accuracy, or macro F1 where the classes'
-    counts (of training, where known) are uneven."""
+    """Return the metric by which models of this target are compared: RMSE, accuracy, or macro F1 where accuracy
+    flatters, because the classes' counts (of training, where known) are uneven."""
     if target.kind != "category":
         return "rmse"
-    counts = np.asarray(target.counts) if target.counts else np.bincount(truth, minlength=len(target.classes))
+    counts = np.asarray(target.counts) if target.counts else np.bincount(truth[truth >= 0])
     counts = counts[counts > 0]
     return "macro_f1" if len(counts) > 1 and counts.max() > IMBALANCE * counts.min() else "accuracy"
 
 
-def known_rows(
+def judged_rows(
     target: Field, outputs: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the target's outputs and truth on the rows whose truth is known.
+    """Return the target's outputs and truth on the rows that can be judged: a category's all, with the code -1 for
+    classes never seen in training; of a number those whose true value is known.
 
     Raises:
         DataError: missing, or of shapes that disagree.
@@ -120,15 +122,16 @@ def known_rows(
     if target.kind == "category":
         expected = f"[{len(true)}, {len(target.classes)}]"
         fits = output.shape == (len(true), len(target.classes))
-        known = (true >= 0) & (true < len(target.classes))
+        true = np.where((true >= 0) & (true < len(target.classes)), true, -1).astype(np.int64)
+        known = np.ones(len(true), bool)
     else:
         expected = f"[{len(true)}]"
         fits = output.shape in ((len(true),), (len(true), 1))
-        known = np.isfinite(true.astype(np.float64))
+        true = true.astype(np.float64)
+        known = np.isfinite(true)
     if not fits:
         raise DataError(f"Target '{target.name}' was given outputs {list(output.shape)}; expected {expected}.")
-    output = output[known] if target.kind == "category" else output.reshape(-1)[known]
-    return output, true[known].astype(np.int64 if target.kind == "category" else np.float64)
+    return (output if target.kind == "category" else output.reshape(-1))[known], true[known]
 
 
 def _score_one(
@@ -141,7 +144,9 @@ def _score_one(
     left_out: int,
 ) -> dict[str, Any]:
     rows = len(truth)
-    result: dict[str, Any] = {"kind": target.kind, "n": rows, "left_out": left_out, "confidence": confidence}
+    unseen = int((truth < 0).sum()) if target.kind == "category" else 0
+    result: dict[str, Any] = {"kind": target.kind, "n": rows, "unseen": unseen, "left_out": left_out}
+    result["confidence"] = confidence
     if rows == 0:
         return {**result, "main": main_metric(target, truth), "metrics": {}}
     of = measure(target, output, truth)
@@ -158,8 +163,9 @@ def _score_one(
         "metrics": {name: metrics[name] for name in METRICS if name in metrics},
     }
     if isinstance(of, CategoryMeasure):
-        if of.correct.all() or not of.correct.any():  # resampling would see no error at all
-            low, high = wilson(int(of.correct.sum()), rows, confidence)
+        right = int(of.correct.sum())
+        if right in (0, rows):  # resampling would see no error at all
+            low, high = wilson(right, rows, confidence)
             metrics["accuracy"] |= {"low": low, "high": high}
         result |= {"classes": list(target.classes), "per_class": _per_class(target, of, confidence)}
         result |= {"confusion": _confusion(target, of)}

@@ -3,6 +3,11 @@
 A category is learned by cross-entropy, a number by squared error on its standardised value. Several targets train
 several heads on the same features. A model that is an ensemble in one network (features [B, K, D]) trains each of
 its K members on its own loss, and predicts the mean of their probabilities or values.
+
+Where classes are weighted, the model learns the probabilities of data in which each class stands as often as its
+weight says: rare classes count more while learning. What is predicted is put back to the shares of the data at hand,
+p(c) ∝ q(c) / w(c), so that a probability means how often it comes true, and the class predicted is the likeliest
+(Saerens, Latinne and Decaestecker, Adjusting the Outputs of a Classifier to New a Priori Probabilities, 2002).
 """
 
 from __future__ import annotations
@@ -16,18 +21,19 @@ from torch.nn import functional as F
 
 from fathom.core.config import option
 from fathom.core.objective import Objective
-from fathom.core.types import UNKNOWN, Batch, DataSpec, Field, Loss, Stats
+from fathom.core.types import IMBALANCE, UNKNOWN, Batch, DataSpec, Field, Loss, Stats
 from fathom.layers.heads import Head
 
 REFERENCE = "Bishop, Pattern Recognition and Machine Learning, 2006, chapters 3 to 5"
-IMBALANCE = 4.0  # classes whose counts differ by more than this are weighted by default
 
 
 @dataclass(frozen=True)
 class Config:
     label_smoothing: float = option(0.0, "share of a class's probability spread over all classes")
     class_weights: Literal["auto", "none", "balanced"] = option(
-        "auto", "auto: by the inverse root of each class's count, where counts differ by more than four times"
+        "auto",
+        "auto: by the inverse root of each class's count, where counts differ by more than four times; balanced: by "
+        "the inverse count. Rare classes count more while learning; probabilities are put back to the data's shares",
     )
     number_loss: Literal["squared", "absolute", "huber"] = option("squared", "what a number's error costs")
     dropout: float = option(0.0, "share of features that the heads drop in training")
@@ -96,26 +102,28 @@ class Supervised(Objective):
         return Loss(total, parts if len(parts) > 1 else {}, weight=float(len(truth)))
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return each category's probabilities [B, C], as the classes' shares in the data are, and each number's
+        values [B], in its own unit."""
         found = {}
-        for target, output in zip(self.targets, self.outputs(batch), strict=True):
+        for index, (target, output) in enumerate(zip(self.targets, self.outputs(batch), strict=True)):
             if target.kind == "category":
-                found[target.name] = output.softmax(-1).mean(1)  # [B, C]
+                found[target.name] = self._unweighted(index, output).softmax(-1).mean(1)  # [B, C]
             else:
                 mean, std = _scale(target)
                 found[target.name] = output.squeeze(-1).mean(1) * std + mean  # [B]
         return found
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return `loss`, what the members' mean prediction costs by the terms of training but without smoothing
-        (log-loss, times the class's weight; error in units of the target's spread), the mean over targets; and
-        `error`, the share of wrong classes, where there is a category."""
+        """Return `loss`, what the members' mean prediction costs (a category's log-loss, without smoothing and
+        weights; a number's error in units of the target's spread), the mean over targets; and `error`, the share of
+        wrong classes, where there is a category."""
         losses, errors = [], []
         predicted = self.predict(batch)
-        for index, target in enumerate(self.targets):
+        for target in self.targets:
             truth, guess = batch[target.target_key], predicted[target.name]
             if target.kind == "category":
                 chosen = guess.gather(1, truth[:, None]).squeeze(1)  # [B]
-                losses.append(-chosen.clamp_min(1e-12).log() * self._weight_of(index, truth))
+                losses.append(-chosen.clamp_min(1e-12).log())
                 errors.append((guess.argmax(1) != truth).float())
             else:
                 mean, std = _scale(target)
@@ -148,6 +156,11 @@ class Supervised(Objective):
         if self.config.number_loss == "absolute":
             return (guess - truth).abs()
         return F.huber_loss(guess, truth, reduction="none")
+
+    def _unweighted(self, index: int, logits: Tensor) -> Tensor:
+        """Return the logits [B, K, C] of the classes' shares in the data, which the weights had shifted in training."""
+        weights = getattr(self, f"weights_{index}")
+        return logits if weights is None else logits - weights.log()
 
     def _weight_of(self, index: int, truth: Tensor) -> Tensor | float:
         """Return the weight of each sample's class [B], or one where classes count alike."""
