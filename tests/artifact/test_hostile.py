@@ -111,8 +111,24 @@ def test_swapped_files_are_found(folder, tmp_path):
 def test_what_the_manifest_does_not_list_is_reported_and_not_read(folder):
     (folder / "model.pkl").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     (folder / "modeling.py").write_text("raise SystemExit")
-    (folder / "preprocess" / "more.json").write_text("{")
-    assert load(folder).unlisted == ("model.pkl", "modeling.py", "preprocess/more.json")
+    (folder / "preprocess" / ".DS_Store").write_text("{")
+    found = load(folder)
+    assert found.unlisted == ("model.pkl", "modeling.py", "preprocess/.DS_Store")
+    assert set(found.files) == set(FILES) - {"manifest.json"}
+
+
+@pytest.mark.parametrize("name", ["tokenizer-0.json", "tokenizer-1.json", "more.txt"])
+def test_preprocessing_that_the_manifest_does_not_list_is_refused(folder, tmp_path, name):
+    (tmp_path / "outside").write_text("{}")
+    (folder / "preprocess" / name).symlink_to(tmp_path / "outside")
+    refused(folder, f"{name}' is not in the manifest")
+
+
+def test_a_manifest_without_preprocessing_is_refused(folder, tmp_path):
+    listed = document(folder, "manifest.json")
+    del listed["files"]["preprocess/preprocess.json"]
+    (folder / "manifest.json").write_bytes(strict_json.encode(listed))
+    refused(folder, "does not list preprocess/preprocess.json")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file", "nul\0"])

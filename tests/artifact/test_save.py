@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fathom.artifact import load, manifest, seal, swap, verify, weights
+from fathom.artifact import check_room, load, manifest, seal, swap, verify, weights
 from fathom.core.errors import ArtifactError
 
 from .conftest import FILES, SPEC, Scaling, objective, write
@@ -106,6 +106,31 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         write(tmp_path / "model")
     with pytest.raises(ArtifactError, match=r"is a file|cannot be written"):
         write(tmp_path / "model" / "inner")
+
+
+def test_room_is_asked_for_before_there_is_anything_to_save(folder, tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for free in (tmp_path / "new", tmp_path / "new" / "deep", tmp_path / "run", folder):
+        check_room(free)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text('{"name": "a page of somebody\'s"}')
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    for name, words in (
+        ("file", "is a file"),
+        ("file/below", "is a file"),
+        ("nowhere", "broken link"),
+        ("site", "not Fathom's"),
+        ("mine", "not empty"),
+    ):
+        with pytest.raises(ArtifactError, match=words):
+            check_room(tmp_path / name)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ArtifactError, match="read-only"):
+        check_room(tmp_path / "new")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +262,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("_quick")
 def test_a_process_killed_at_any_step_leaves_the_old_or_the_new(tmp_path):
-    names = ("config.json", "metrics.json", "model.safetensors", "spec.json")
+    names = manifest.REQUIRED
     old = {**dict.fromkeys(names, b"old"), "preprocess/a.json": b"old", "gone/b.json": b"old"}
     new = {**dict.fromkeys(names, b"new"), "preprocess/a.json": b"new", "preprocess/c.json": b"new"}
     assert swapped(tmp_path / "old", old, 10_000)
@@ -265,7 +290,7 @@ def test_a_process_killed_at_any_step_leaves_the_old_or_the_new(tmp_path):
 
 @pytest.mark.usefixtures("_quick")
 def test_finishing_can_itself_be_cut_short(tmp_path):
-    names = ("config.json", "metrics.json", "model.safetensors", "spec.json")
+    names = manifest.REQUIRED
     old, new = (dict.fromkeys(names, data) for data in (b"old", b"new"))
     folder = tmp_path / "m"
     assert swapped(folder, old, 10_000)

@@ -39,6 +39,7 @@ class Artifact:
         config: config.json.
         metrics: metrics.json.
         folder: where it was loaded from.
+        files: names in the folder that are the artifact's; they were checked, and nothing else may be read.
         unlisted: names in the folder that are not the artifact's; they were not read.
     """
 
@@ -48,6 +49,7 @@ class Artifact:
     config: dict[str, Any]
     metrics: dict[str, Any]
     folder: Path | None = None
+    files: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
 
     def outputs(
@@ -63,6 +65,7 @@ class Artifact:
         folder: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         paths: bool = True,
+        tell: Callable[[str], None] | None = None,
     ) -> pl.DataFrame:
         """Return a table with one row for each row of `frame`, in its order.
 
@@ -71,11 +74,13 @@ class Artifact:
         nulls, and its reason in the column `problem`.
 
         Args:
-            frame: a polars frame, or rows as dicts.
+            frame: a polars frame as `fathom.data.read` returns it, or rows as dicts: what stands in its cells is taken
+                as it is. `fathom.load(folder).predict` reads files, and cleans what people write into them.
             batch_size: rows that the model takes at a time; it changes no result.
             folder: where paths of images in the table begin.
             threads: to compute with; by default those that torch has.
             paths: whether a table may name images by path. Not in a server: a path may name any file.
+            tell: takes sentences on values that were not understood, or texts that were cut.
 
         Raises:
             DataError: no table, or one without the model's columns.
@@ -88,6 +93,9 @@ class Artifact:
         for first in range(0, max(1, frame.height), step):
             prepared = self.preprocess.transform(frame.slice(first, step), folder=start, paths=paths)
             rows.append(np.asarray(prepared.rows, dtype=np.int64) + first)
+            if tell is not None:
+                for note in prepared.notes:
+                    tell(f"Rows from {first + 1:,}: {note}" if frame.height > step else note)
             problems |= {first + s.row - 1: _reason(s) for s in prepared.set_aside if s.row is not None}  # from 1
             for name, values in self.outputs(prepared.store, batch_size, threads).items():
                 found.setdefault(name, []).append(values)
@@ -121,6 +129,7 @@ def load(
     try:
         swap.finish(folder)
         listed = manifest.verify(folder)
+        _check_preprocessing(listed, folder)
         config, spec = _documents(folder)
         metrics = strict_json.read(folder / "metrics.json", METRICS_LIMIT)
         preprocess = rebuild.preprocessing(folder)
@@ -132,7 +141,15 @@ def load(
         weights.read(module, path, _tied(config, folder))
     except OSError as error:
         raise ArtifactError(f"'{folder}' cannot be read: {error.strerror or error}.") from None
-    return Artifact(module.to(device).eval(), spec, preprocess, config, metrics, folder, listed.unlisted)
+    files = tuple(listed.files)
+    return Artifact(module.to(device).eval(), spec, preprocess, config, metrics, folder, files, listed.unlisted)
+
+
+def _check_preprocessing(listed: manifest.Manifest, folder: Path) -> None:
+    """Refuse files that were not checked where another room reads; what file managers leave is hidden and not read."""
+    for name in listed.unlisted:
+        if name.startswith("preprocess/") and not name.startswith("preprocess/."):
+            raise ArtifactError(f"'{folder / name}' is not in the manifest; remove it, or copy the folder again.")
 
 
 def _documents(folder: Path) -> tuple[dict[str, Any], DataSpec]:

@@ -6,6 +6,7 @@
     verify        the list, checked against the files
     seal          take a file that was edited on purpose into the list
     locate        a listed name's path, proven to stay in the folder
+    holds         whether a listed file stands in a folder as listed
 
 A hash tells damage, not forgery: whoever can change a file can change the manifest too. That is why nothing in an
 artifact is ever run, and why every other file is read as strictly as this one.
@@ -27,7 +28,7 @@ from fathom.core.errors import ArtifactError, FathomError, did_you_mean
 
 NAME = "manifest.json"
 FORMAT, SCHEMA = "fathom", 1
-REQUIRED = ("config.json", "metrics.json", "model.safetensors", "spec.json")
+REQUIRED = ("config.json", "metrics.json", "model.safetensors", "preprocess/preprocess.json", "spec.json")
 KINDS = (".safetensors", ".json", ".jsonl", ".md", ".html", ".toml", ".txt", ".csv", ".parquet", ".svg", ".png")
 OTHERS = ("checkpoints", ".git", ".gitattributes", ".gitignore", ".cache")  # may stand beside, and are not reported
 MANIFEST_LIMIT, FILE_LIMIT = 4 << 20, 1 << 30  # bytes; weights are bounded by the model instead
@@ -151,6 +152,15 @@ def locate(folder: Path, name: str) -> Path:
         _check_folder(path, name)
     _check_file(path / last, name)
     return path / last
+
+
+def holds(folder: Path, name: str, listed: Listed) -> bool:
+    """Whether `folder` holds the file, plain, reached through real folders, of that size and with that hash."""
+    try:
+        path = locate(folder, name)
+        return path.stat().st_size == listed.size and files.sha256(path) == listed.sha256
+    except (ArtifactError, FileNotFoundError):
+        return False
 
 
 def check_name(name: str, origin: str) -> None:

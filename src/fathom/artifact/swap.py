@@ -63,49 +63,88 @@ def finish(folder: Path) -> None:
     """Complete a save that was cut short after its files were on disk. Where there is none, nothing is done.
 
     Raises:
-        ArtifactError: the files waiting are not a whole artifact.
+        ArtifactError: the files waiting are not a whole artifact, or their places lie elsewhere; nothing was moved.
         OSError: the folder cannot be written.
     """
     saved = folder / SAVED
     if not os.path.lexists(saved):
         return
-    if saved.is_symlink() or not saved.is_dir():
-        raise ArtifactError(f"'{saved}' is a link or no folder; remove it.")
-    if not (saved / manifest.NAME).exists():  # cut short after the last move
-        _clear(saved)
-        return
-    new = manifest.read(saved)
-    old = _previous(folder)
-    for name in new.files:
-        if os.path.lexists(saved / name):
-            _move(manifest.locate(saved, name), folder, name)
-    for name in sorted(set(old) - set(new.files)):
-        _remove(folder, name)
-    for place in _places(folder, new):
-        sync_folder(place)
-    _move(saved / manifest.NAME, folder, manifest.NAME)
-    sync_folder(folder)
+    new = _waiting(folder)
+    if new is not None:
+        old = _previous(folder)
+        for name in new.files:
+            if os.path.lexists(saved / name):
+                _move(saved / name, folder, name)
+        for name in sorted(set(old) - set(new.files)):
+            _remove(folder, name)
+        for place in _places(folder, new):
+            sync_folder(place)
+        _move(saved / manifest.NAME, folder, manifest.NAME)
+        sync_folder(folder)
     _clear(saved)
 
 
-def check_room(folder: Path) -> None:
-    """Refuse a folder that is somebody else's: not empty, and no artifact.
+def check_room(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that no artifact can be saved to: somebody else's (not empty, and no artifact), or not writable.
+
+    Nothing is changed, so that this can be asked before the work whose result shall be saved.
 
     Raises:
         ArtifactError: naming what stands there.
     """
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise ArtifactError(f"'{folder}' is a file; give a folder, or a name that is free.")
-    if (folder / manifest.NAME).exists() or (folder / SAVED).exists():
-        return
-    foreign = sorted(e.name for e in os.scandir(folder) if e.name not in (*manifest.OTHERS, SAVING))
+    folder = Path(folder)
+    try:
+        _check_writable(folder)
+        if not os.path.lexists(folder):
+            return
+        if _waiting(folder) or _previous(folder):
+            return
+        foreign = sorted(e.name for e in os.scandir(folder) if e.name not in (*manifest.OTHERS, SAVING, SAVED))
+    except OSError as error:
+        raise ArtifactError(f"'{folder}' cannot be used: {error.strerror or error}.") from None
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise ArtifactError(
             f"'{folder}' is not empty and holds no Fathom model ({foreign[0]!r}{more}); give an empty or a new folder."
         )
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that is a file, lies below one, or cannot be written or made."""
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise ArtifactError(f"'{place}' is a file or a broken link; give a folder, or a name that is free.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ArtifactError(f"'{folder}' cannot be written: '{place}' is read-only; give another folder.")
+
+
+def _waiting(folder: Path) -> manifest.Manifest | None:
+    """Return the list of a save that was cut short before its last move, or None; every move was found possible.
+
+    A folder from elsewhere may hold anything under that name, and moving a file follows links of folders.
+    """
+    saved = folder / SAVED
+    if saved.is_symlink() or saved.is_file():
+        raise ArtifactError(f"'{saved}' is a link or no folder; remove it.")
+    if not os.path.lexists(saved / manifest.NAME):
+        return None
+    try:
+        new = manifest.read(saved)
+    except ArtifactError:
+        if os.path.lexists(saved / manifest.NAME):
+            raise
+        return None  # another process finished this save meanwhile
+    for name, listed in new.files.items():
+        _check_place(folder, name)
+        if manifest.holds(saved, name, listed):
+            continue
+        if os.path.lexists(saved / name) or not manifest.holds(folder, name, listed):  # it may have been moved already
+            raise ArtifactError(f"'{saved / name}' is missing or damaged; remove '{saved}', and save the model again.")
+    for name in _previous(folder):
+        _check_place(folder, name)
+    return new
 
 
 def _previous(folder: Path) -> tuple[str, ...]:
@@ -119,10 +158,17 @@ def _check_collisions(folder: Path, new: manifest.Manifest) -> None:
     for name in new.files:
         if name not in own and os.path.lexists(folder / name):
             raise ArtifactError(f"'{folder / name}' is not the model's and would be overwritten; give another folder.")
-        for parent in list(Path(name).parents)[:-1]:
-            place = folder / parent
-            if place.is_symlink() or (os.path.lexists(place) and not place.is_dir()):
-                raise ArtifactError(f"'{place}' is a link or no folder; remove it, or give another folder.")
+        _check_place(folder, name)
+
+
+def _check_place(folder: Path, name: str) -> None:
+    """Refuse a place for a file that is a folder, or that a link leads to."""
+    for parent in list(Path(name).parents)[:-1]:
+        place = folder / parent
+        if place.is_symlink() or (os.path.lexists(place) and not place.is_dir()):
+            raise ArtifactError(f"'{place}' is a link or no folder; remove it, or give another folder.")
+    if (folder / name).is_dir() and not (folder / name).is_symlink():
+        raise ArtifactError(f"'{folder / name}' is a folder where a file belongs; remove it, or give another folder.")
 
 
 def _move(source: Path, folder: Path, name: str) -> None:
