@@ -132,9 +132,10 @@ def test_evidence_comes_back_from_json_as_it_was(category):
     assert from_json(stored) == category
 
 
-@pytest.mark.parametrize(
-    "damaged", [b"", b"{", b"[]", b'{"version": 99}', b'{"title": 5}', b"\xff\xfe", b'{"run":{"settings":{"a":' + b"[" * 100_000]
-)
+DEEP = b'{"run":{"settings":{"a":' + b"[" * 100_000
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b'{"version": 99}', b'{"title": 5}', b"\xff\xfe", DEEP])
 def test_damaged_evidence_is_refused(damaged):
     with pytest.raises(ArtifactError, match="evidence"):
         from_json(damaged)
