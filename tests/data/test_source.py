@@ -3,6 +3,7 @@
 import gzip
 import json
 from datetime import datetime
+from pathlib import Path
 
 import pandas as pd
 import polars as pl
@@ -149,11 +150,70 @@ def test_codes_keep_their_zeros_and_huge_numbers_their_digits(written):
         ("a,b\r\n1,2\r\n", ["a", "b"], 1),
         ('"a\nb",c\n1,2\n', ["a b", "c"], 1),
         ("only\n1\n2\n", ["only"], 2),
+        (",0\n0,5.1\n1,3.2\n", ["column_1", "0"], 2),  # as pandas writes a series
+        ("id,400,410\n1,0.1,0.2\n2,0.3,0.4\n", ["id", "400", "410"], 2),  # wavelengths
+        ("a,b\n1,x\na,b\n2,y\n", ["a", "b"], 3),  # joined files
+        ("title,year\nUp,2009\nIt,2017\n", ["title", "year"], 2),
     ],
 )
 def test_headers(written, text, columns, rows):
     table = read(written(text))
     assert table.frame.columns == columns and len(table.frame) == rows and not table.set_aside
+
+
+ADULT = """\
+39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, ?, <=50K
+50, Self-emp, 83311, Bachelors, 13, Married, Exec-managerial, Husband, White, Male, 0, 0, 13, United-States, <=50K
+38, Private, 215646, HS-grad, 9, Divorced, Cleaners, Not-in-family, White, Male, 0, 0, 40, United-States, <=50K
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (ADULT, 3),  # words outnumber numbers
+        ("ham\tSee you, then\nspam\tYou won\nham\tOk\nham\tHe said so\n", 4),  # no number at all
+        ("2008,Honda\n2009,Ford\n", 2),  # a year over years
+        ("5,x\n?,y\n7,z\n", 3),
+        ("3.5,x\n3.5,x\n", 2),
+    ],
+)
+def test_a_first_row_of_data_is_kept_and_told(written, text, rows):
+    table = read(written(text))
+    assert len(table.frame) == rows and table.frame.columns[:2] == ["column_1", "column_2"]
+    assert "It has no header; columns are called column_1, column_2, and so on." in table.notes
+
+
+@pytest.mark.parametrize("text", ["I loved it, thanks", "one; two", "a\tb", "a, b, c", '"quoted, too"'])
+def test_a_header_of_one_name_is_one_column(written, text):
+    for texts in ([text], [text, "plain", "so, so"]):
+        table = read(written("text\n" + "\n".join(texts) + "\n"))
+        assert table.frame.to_dict(as_series=False) == {"text": [t.strip('"') for t in texts]}
+        assert "Its header has one name, so it is read as one column." in table.notes
+    with pytest.raises(DataError, match="Most rows"):  # a title above a table
+        read(written("Sales of 2024\n" + "1,2,3\n" * 9))
+
+
+@pytest.mark.parametrize("code", ["07030", '"07030"', " 07030"])
+@pytest.mark.parametrize("limit", [None, 0])
+def test_codes_whose_zeros_show_late_keep_them(written, code, limit):
+    rows = HEAD // 8 + 1000
+    text = "zip,n,hour\n" + "10001,0,09:30\n" * rows + f"{code},1,x\n"
+    frame = read(written(text), limit).frame
+    assert frame["zip"].to_list() == ["10001"] * rows + ["07030"] and frame["n"].dtype == pl.Int64
+    broken = read(written(text + "1\n"), limit)  # the same of a mended copy
+    assert len(broken.set_aside) == 1 and broken.frame.equals(frame)
+
+
+def test_columns_stay_text_where_that_is_asked_for(written, tmp_path):
+    path = written(" code ,n,b\n1.0,1.0,true\n2.0,2,false\n")
+    assert read(path).frame.dtypes == [pl.Float64, pl.Float64, pl.Boolean]
+    frame = read(path, text={"code", "b", "other"}).frame
+    assert frame.rows() == [("1.0", 1.0, "true"), ("2.0", 2.0, "false")]
+    broken = read(written("code,n\n1.0,1\n2.0,2\n3\n"), text=["code"]).frame
+    assert broken.rows() == [("1.0", 1), ("2.0", 2)]
+    unnamed = read(written("1.0,1\n2.0,3\n"), text=["column_1"]).frame
+    assert unnamed.rows() == [("1.0", 1), ("2.0", 3)]
 
 
 def test_other_files_hold_the_same(written, tmp_path):
@@ -166,6 +226,8 @@ def test_other_files_hold_the_same(written, tmp_path):
         written(lines, "t.jsonl"),
         written(json.dumps(rows), "t.json"),
         written(gzip.compress(b"a,b\n1,x\n2,\n"), "t.csv.gz"),
+        written(gzip.compress(lines.encode()), "t.jsonl.gz"),
+        written(gzip.compress((tmp_path / "t.parquet").read_bytes()), "u.parquet.gz"),
         rows,
         {"a": [1, 2], "b": ["x", None]},
         frame,
@@ -173,7 +235,9 @@ def test_other_files_hold_the_same(written, tmp_path):
         frame.to_pandas(),
     ]
     for source in sources:
-        assert read(source).frame.equals(frame), source
+        table = read(source)
+        assert table.frame.equals(frame), source
+        assert table.folder == (tmp_path if isinstance(source, Path) else None)
 
 
 def test_broken_json_lines_are_set_aside(written):

@@ -11,15 +11,30 @@ import numpy as np
 import polars as pl
 
 from fathom.core.types import UNKNOWN, Field
-from fathom.data._values import counts, labels, truths
+from fathom.data._values import canonical, counts, labels, truths
 
 BOOLEAN = (UNKNOWN, "false", "true")
 
 
 def codes(text: pl.Series, classes: pl.Enum) -> np.ndarray:
-    """Return the position of each label in `classes` [N] (int32), -1 of those not among them."""
+    """Return the position of each label in `classes` [N] (int32), -1 of those not among them.
+
+    A label that is no class as it is written is one if it means the same: "1.0" and "1", "True" and "true".
+    """
     found = text.cast(classes, strict=False).to_physical().cast(pl.Int32)
+    if found.null_count() > text.null_count():
+        lost = text.filter(found.is_null()).unique().drop_nulls()
+        same = _same(lost, classes)
+        if same:
+            found = found.fill_null(text.replace_strict(same, default=None, return_dtype=pl.Int32))
     return (found if found.null_count() == 0 else found.fill_null(-1)).to_numpy()
+
+
+def _same(lost: pl.Series, classes: pl.Enum) -> dict[str, int]:
+    """Return the position of the first class that means the same, of those labels that have one."""
+    known = canonical(classes.categories)
+    place = dict(zip(reversed(known), range(len(known) - 1, -1, -1), strict=True))
+    return {label: place[form] for label, form in zip(lost, canonical(lost), strict=True) if form in place}
 
 
 def check_classes(classes: Iterable[str]) -> None:

@@ -10,16 +10,14 @@ A file larger than `limit` is turned into a temporary Arrow file that is mapped 
 
 from __future__ import annotations
 
-import gzip
 import io
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fathom.core.errors import DataError
@@ -33,66 +31,45 @@ from fathom.data._table import SetAside, Table
 CHUNK = 1 << 23
 
 
-def read_csv(path: Path, origin: str, limit: int) -> Table:
-    """Return the table of a CSV, TSV or other delimited file, gzipped or not.
+def read_csv(path: Path, origin: str, limit: int, text: Collection[str] = ()) -> Table:
+    """Return the table of a CSV, TSV or other delimited file.
 
     Args:
         origin: what messages call it.
         limit: bytes beyond which the table is not held in memory but mapped from a temporary file.
+        text: names of columns that stay text, whatever their cells look like.
 
     Raises:
         DataError: it is empty, not text, has no rows, or most of its rows are broken.
     """
-    with _unpacked(path) as plain:
-        dialect = sniff(plain, origin)
-        frame = _as_it_is(plain, dialect, limit) if dialect.plain else None
-        mended = Mended()
-        if frame is None:
-            frame, mended, dialect = _after_mending(plain, dialect, origin, limit)
+    dialect = sniff(path, origin)
+    names, notes = tidy(dialect.names or [f"column_{i + 1}" for i in range(dialect.width)])
+    texts = {place for place, name in enumerate(names) if name in text}
+    frame = _as_it_is(path, dialect, limit, texts) if dialect.plain else None
+    mended = Mended()
+    if frame is None:
+        frame, mended, dialect = _after_mending(path, dialect, origin, limit, texts)
     if not len(frame):
         raise DataError(f"'{origin}' has a header but no rows.")
-    names, notes = tidy(dialect.names or tuple(f"column_{i + 1}" for i in range(frame.width)))
     frame, more = clean(frame)
     frame.columns = names
     if mended.blank:
         more.append(f"{mended.blank:,} blank lines are skipped.")
-    return Table(frame, origin, path.parent, tuple(mended.set_aside), notes=(*dialect.notes, *notes, *more))
+    return Table(frame, origin, set_aside=tuple(mended.set_aside), notes=(*dialect.notes, *notes, *more))
 
 
-@contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    """Yield the path, or that of a temporary copy without gzip's compression."""
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    if not packed:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="fathom-") as folder:
-        copy = Path(folder) / "table"
-        try:
-            with gzip.open(path, "rb") as source, copy.open("wb") as target:
-                shutil.copyfileobj(source, target, CHUNK)
-        except (OSError, EOFError) as error:
-            raise DataError(f"'{path.name}' cannot be unpacked: {error}.") from None
-        yield copy
-
-
-def _as_it_is(path: Path, dialect: Dialect, limit: int) -> pl.DataFrame | None:
+def _as_it_is(path: Path, dialect: Dialect, limit: int, texts: Collection[int]) -> pl.DataFrame | None:
     """Return what polars makes of the file, or None if that cannot be trusted."""
     schema = _schema(path, dialect)
-    if schema is None:
-        return None
-    frame = _parse(path, dialect, schema, limit)
-    if frame is None and any(
-        dtype != pl.String for dtype in schema.values()
-    ):  # a later cell is not of the type that the first ones suggest
-        frame = _parse(path, dialect, {}, limit)
+    frame = None if schema is None else _by_types(path, dialect, schema, limit, texts)
     if frame is None or frame.width != dialect.width or _short_rows(path, dialect, frame):
         return None
-    return _typed(frame)
+    return frame
 
 
-def _after_mending(path: Path, dialect: Dialect, origin: str, limit: int) -> tuple[pl.DataFrame, Mended, Dialect]:
+def _after_mending(
+    path: Path, dialect: Dialect, origin: str, limit: int, texts: Collection[int]
+) -> tuple[pl.DataFrame, Mended, Dialect]:
     """Mend the file into a temporary copy and read that."""
     if dialect.encoding in ("utf-8", "cp1252", "latin-1"):
         with path.open("rb") as file:
@@ -107,12 +84,29 @@ def _after_mending(path: Path, dialect: Dialect, origin: str, limit: int) -> tup
         if not mended.rows:
             return pl.DataFrame({str(i): [] for i in range(dialect.width)}), mended, dialect
         plain = replace(dialect, names=(), above=0)
-        schema = _schema(copy, plain) or {}
-        frame = _parse(copy, plain, schema, limit)
-        if frame is None:
-            frame = _parse(copy, plain, {}, limit)
+        frame = _by_types(copy, plain, _schema(copy, plain) or {}, limit, texts)
         assert frame is not None and frame.width == dialect.width and len(frame) == mended.rows
-        return _typed(frame), mended, dialect
+        return frame, mended, dialect
+
+
+def _by_types(
+    path: Path, dialect: Dialect, schema: dict[str, pl.DataType], limit: int, texts: Collection[int]
+) -> pl.DataFrame | None:
+    """Parse with the types that the first rows suggest, as far as later rows bear them out; None: it is malformed.
+
+    Args:
+        texts: places of columns that stay text.
+    """
+    schema = {n: dtype for i, (n, dtype) in enumerate(schema.items()) if dtype != pl.String and i not in texts}
+    frame = _parse(path, dialect, schema, limit)
+    if frame is None and schema:  # a later cell is not of its type
+        frame = _parse(path, dialect, {}, limit)
+    elif pl.Int64() in schema.values() and _has_codes(path, dialect):
+        whole = [name for name, dtype in schema.items() if dtype == pl.Int64]
+        codes = _with_codes(path, dialect, whole)
+        if codes:
+            frame = _parse(path, dialect, {n: dtype for n, dtype in schema.items() if n not in codes}, limit)
+    return None if frame is None else _typed(frame, texts)
 
 
 def _check_most(mended: Mended, origin: str) -> None:
@@ -150,14 +144,32 @@ def _type_of(texts: pl.Series) -> pl.DataType:
     return pl.Boolean() if texts.str.contains(r"^(?i:true|false)$").all() else pl.String()
 
 
-def _parse(
-    source: Path | io.BytesIO, dialect: Dialect, schema: dict[str, pl.DataType], limit: int = 0
-) -> pl.DataFrame | None:
-    """Let polars parse the table; columns without a type in `schema` are text.
+def _has_codes(path: Path, dialect: Dialect) -> bool:
+    """Whether any field begins with a zero and another digit; of a code such as 07030, a number would lose the zero."""
+    zero, delimiter, newline, quote = f'0{dialect.delimiter}\n"'.encode()
+    rest = b"\n"
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 18):  # what fits into a processor's cache
+            data = np.frombuffer(rest + chunk, dtype=np.uint8)
+            before = data[:-2]
+            first = (before == delimiter) | (before == newline) | (before == quote)
+            places = np.flatnonzero(first & (data[1:-1] == zero))
+            if (data[places + 2] - np.uint8(zero) < 10).any():  # below "0", bytes wrap around
+                return True
+            rest = chunk[-2:]
+    return False
 
-    None: it is malformed, or a cell does not fit its type.
-    """
-    how: dict[str, Any] = {
+
+def _with_codes(path: Path, dialect: Dialect, columns: Collection[str]) -> list[str]:
+    """Return those of the columns with a cell that begins with a zero and another digit."""
+    table = pl.scan_csv(path, **_how(dialect, {}))
+    found = table.select(pl.col(columns).str.contains(r"^\s*0[0-9]").any()).collect(engine="streaming")
+    return [name for name, some in found.row(0, named=True).items() if some]
+
+
+def _how(dialect: Dialect, schema: dict[str, pl.DataType]) -> dict[str, Any]:
+    """Return polars' options; columns without a type in `schema` are text."""
+    return {
         "separator": dialect.delimiter,
         "has_header": False,  # a header is passed over, so that columns have plain names while they are worked on
         "skip_rows": int(bool(dialect.names)),
@@ -165,6 +177,16 @@ def _parse(
         "infer_schema": False,
         "glob": False,
     }
+
+
+def _parse(
+    source: Path | io.BytesIO, dialect: Dialect, schema: dict[str, pl.DataType], limit: int = 0
+) -> pl.DataFrame | None:
+    """Let polars parse the table; columns without a type in `schema` are text.
+
+    None: it is malformed, or a cell does not fit its type.
+    """
+    how = _how(dialect, schema)
     try:
         if isinstance(source, Path) and source.stat().st_size > limit:
             return spill(pl.scan_csv(source, **how))
@@ -173,10 +195,10 @@ def _parse(
         return None
 
 
-def _typed(frame: pl.DataFrame) -> pl.DataFrame:
-    """Turn text columns that hold nothing but numbers or truths (and words for missing) into such."""
-    texts = [s.name for s in frame.get_columns() if s.dtype == pl.String]
-    likely = [name for name in texts if _type_of(_known(frame[name].head(HEAD // 64))) != pl.String]
+def _typed(frame: pl.DataFrame, texts: Collection[int]) -> pl.DataFrame:
+    """Turn text columns, but for those at `texts`, into numbers or truths, if they hold such and words for missing."""
+    others = [s.name for i, s in enumerate(frame.get_columns()) if s.dtype == pl.String and i not in texts]
+    likely = [name for name in others if _type_of(_known(frame[name].head(HEAD // 64))) != pl.String]
     columns = []
     for name in likely:
         values = _known(frame[name])

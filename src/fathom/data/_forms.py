@@ -16,11 +16,12 @@ DASHES = ["-", "--", "–", "—"]  # missing among numbers, dates and truths; e
 TRUE = ("true", "yes", "y", "t", "on", "1")
 FALSE = ("false", "no", "n", "f", "off", "0")
 
-# Numbers are matched once signs of currency, percent, spaces and apostrophes are taken away.
+# Numbers are matched once signs of currency, percent, spaces and apostrophes are taken away. No thousands begin with
+# a zero: "0,123" is little.
 DECORATION = r"[\s\u{00a0}\u{202f}'’$€£¥₹%]"
 NUMBER = {
-    ".": r"^[+-]?([0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?|[0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$",
-    ",": r"^[+-]?([0-9]{1,3}(\.[0-9]{3})+(,[0-9]*)?|[0-9]+,?[0-9]*|,[0-9]+)([eE][+-]?[0-9]{1,3})?$",
+    ".": r"^[+-]?([1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]*)?|[0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$",
+    ",": r"^[+-]?([1-9][0-9]{0,2}(\.[0-9]{3})+(,[0-9]*)?|[0-9]+,?[0-9]*|,[0-9]+)([eE][+-]?[0-9]{1,3})?$",
 }
 NOT_FINITE = r"(?i)^[+-]?(inf|infinity|nan)$"
 

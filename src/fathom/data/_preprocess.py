@@ -172,6 +172,16 @@ class Preprocess:
         every = (self.numbers, self.categories, self.dates, self.texts, self.images)
         return tuple(encoder.column for encoders in every for encoder in encoders)
 
+    @property
+    def text_columns(self) -> frozenset[str]:
+        """The columns that a CSV file is to be read as text, so that what was learned decides what their cells mean.
+
+        All but plain numbers: "1.0" may be a class, and "1.234" a thousand.
+        """
+        plain = {e.column for e in self.numbers if e.format != ","}
+        plain |= {e.column for e in self.outcomes if e.kind == "number" and e.format != ","}
+        return frozenset({*self.inputs, *self.targets} - plain)
+
     @cached_property
     def table(self) -> tuple[TableEncoder, ...]:
         """The encoders of number and category tensors, in the order of the user's columns."""

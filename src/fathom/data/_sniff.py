@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fathom.core.errors import DataError
+from fathom.data._clean import MISSING
 from fathom.data._forms import NUMBER
 
 HEAD = 1 << 18  # bytes that are looked at
 DELIMITERS = (",", ";", "\t", "|")
+NO_DELIMITER = "\x1f"  # stands in no text: of a table with one column
+REPEATED = 5  # rows with equally many fields under a header of one name are no accident of their texts
+NUMERIC = re.compile("|".join(NUMBER.values()))
+YEAR = re.compile(r"^(1[89]|20)[0-9]{2}$")
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 BINARY = {
     b"\x89PNG": "a PNG image",
@@ -77,6 +82,8 @@ def sniff(path: Path, origin: str) -> Dialect:
     blank = len(text) - len(text.lstrip("\n"))
     text, above = text[blank:], above + blank
     delimiter, records = _delimiter(text, [told] if told else [*DELIMITERS])
+    if not told and _is_one_column(records):
+        delimiter, records = NO_DELIMITER, _parse(text, NO_DELIMITER)
     return _dialect(encoding, delimiter, records, above, mac, text)
 
 
@@ -125,11 +132,20 @@ def _delimiter(text: str, candidates: Sequence[str]) -> tuple[str, list[list[str
         header = len(found[0])
         width, times = Counter(len(r) for r in found[1:] or found).most_common(1)[0]
         share = times / len(found[1:] or found)
-        if width == 1 or width not in (header, header + 1) or (width > header and share < 1):
+        if header == 1 or width not in (header, header + 1) or (width > header and share < 1):
             share = 0.0
         if (share, header) > best:
             best, chosen, records = (share, header), delimiter, found
     return chosen, records
+
+
+def _is_one_column(records: Sequence[Sequence[str]]) -> bool:
+    """Whether a header without any delimiter names one column, in whose texts a delimiter is a mere comma.
+
+    It may also be a title above a wider table: then all rows have equally many fields.
+    """
+    widths = {len(record) for record in records[1:]}
+    return len(records[0]) == 1 and not (len(records) > REPEATED and len(widths) == 1 and widths.pop() > 2)
 
 
 def _parse(text: str, delimiter: str) -> list[list[str]]:
@@ -152,11 +168,14 @@ def _dialect(encoding: str, delimiter: str, records: list[list[str]], above: int
     if encoding not in ("utf-8", "utf-8-sig"):
         words = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}.get(encoding, "UTF-16")
         notes.append(f"It is read as {words}.")
-    if delimiter != ",":
+    if delimiter == NO_DELIMITER:
+        if any(sign in text for sign in DELIMITERS):
+            notes.append("Its header has one name, so it is read as one column.")
+    elif delimiter != ",":
         shown = {"\t": "tabs", ";": "semicolons", "|": "bars"}.get(delimiter, f"'{delimiter}'")
         notes.append(f"Columns are separated by {shown}.")
     names, width = tuple(first), len(first)
-    if _is_data(first):
+    if _is_data(records):
         names = ()
         notes.append("It has no header; columns are called column_1, column_2, and so on.")
     elif rest and all(len(r) == width + 1 for r in rest):
@@ -171,11 +190,35 @@ def _dialect(encoding: str, delimiter: str, records: list[list[str]], above: int
     return Dialect(encoding, delimiter, names, width, above, plain, tuple(notes))
 
 
-def _is_data(first: Sequence[str]) -> bool:
-    """Whether a first row is already data: half of it is numbers, other than years and 0, 1, 2, … as names."""
-    cells = [cell.strip() for cell in first]
-    numbers = [cell for cell in cells if any(re.match(pattern, cell) for pattern in NUMBER.values())]
-    years = [cell for cell in numbers if re.match(r"^(1[89]|20)[0-9]{2}$", cell)]
-    whole = [int(cell) for cell in numbers if re.match(r"^[0-9]{1,9}$", cell)]
-    counted = len(whole) > 1 and whole in (list(range(len(whole))), list(range(1, 1 + max(3, len(whole)))))
-    return 2 * (len(numbers) - len(years)) >= len(cells) and not counted
+def _is_data(records: Sequence[Sequence[str]]) -> bool:
+    """Whether the first record is already data, judged by what stands below each of its cells.
+
+    A word over nothing but numbers is a name, and so is the empty cell over pandas' index. Where there is none, a
+    number over nothing but numbers is data, and so are words that come again below.
+    """
+    first, *rest = [[cell.strip() for cell in record] for record in records]
+    rows = [row for row in rest if len(row) == len(first)]
+    if rest and not rows:
+        return False
+    others = [row for row in rows if row != first]  # where files were joined, the header comes again
+    below = [[cell for cell in column if cell not in MISSING] for column in zip(*others, strict=True)]
+    columns = list(zip(first, below or [[]] * len(first), strict=True))
+    words = [(cell, column) for cell, column in columns if cell not in MISSING and not NUMERIC.match(cell)]
+    index = columns[:1] if first[0] == "" else []
+    if any(column and all(map(NUMERIC.match, column)) for _, column in words + index):
+        return False
+    return _are_data([c for c in columns if NUMERIC.match(c[0])]) or sum(c.count(cell) for cell, c in words) > 1
+
+
+def _are_data(numbers: Sequence[tuple[str, Sequence[str]]]) -> bool:
+    """Whether one of the numbers in a first record, each with the column below it, is data.
+
+    0, 1, 2, … in a row are names; a year is data over years only.
+    """
+    whole = [int(cell) for cell, _ in numbers if re.match(r"^[0-9]{1,9}$", cell)]
+    if len(whole) > 1 and whole in (list(range(len(whole))), list(range(1, 1 + max(3, len(whole))))):
+        return False
+    return any(
+        bool(column) and all(map(YEAR.match, column)) if YEAR.match(cell) else all(map(NUMERIC.match, column))
+        for cell, column in numbers
+    )

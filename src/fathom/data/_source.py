@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fathom.data import _samples, folders, tabular
 from fathom.data._table import Table
 
 
-def read(source: Any, limit: int | None = None) -> Table:
+def read(source: Any, limit: int | None = None, text: Collection[str] = ()) -> Table:
     """Return the data that `source` stands for.
 
     Args:
@@ -24,6 +24,8 @@ def read(source: Any, limit: int | None = None) -> Table:
             list of dicts, or a dict of columns. A path that exists comes before a sample of the same name.
         limit: bytes beyond which a file is mapped into memory instead of held there; by default a quarter of what is
             free.
+        text: names of columns of a CSV file that stay text, whatever their cells look like. A type that is told from
+            the cells differs between tables: rows to predict for are read with `Preprocess.text_columns`.
 
     Raises:
         DataError: there is no such thing, or it cannot be read; the message names the file and row.
@@ -31,7 +33,7 @@ def read(source: Any, limit: int | None = None) -> Table:
     if isinstance(source, Table):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(os.fspath(source), limit)
+        return _read_path(os.fspath(source), limit, text)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)) or (hasattr(source, "iloc") and hasattr(source, "columns")):
         return tabular.read_frame(source)
     if isinstance(source, Mapping):
@@ -44,7 +46,7 @@ def read(source: Any, limit: int | None = None) -> Table:
     )
 
 
-def _read_path(given: str, limit: int | None) -> Table:
+def _read_path(given: str, limit: int | None, text: Collection[str]) -> Table:
     path = Path(given).expanduser()
     is_sample = given in _samples.names()
     if path.exists():
@@ -53,17 +55,17 @@ def _read_path(given: str, limit: int | None) -> Table:
         elif folders.is_image(path):
             table = folders.read_image(path, given)
         else:
-            table = tabular.read_file(path, given, limit)
+            table = tabular.read_file(path, given, limit, text)
         if is_sample:
             table.notes = (*table.notes, f"'{given}' is also a bundled sample; the path of that name is read.")
         return table
     if is_sample:
-        return _read_sample(_samples.find(given), limit)
+        return _read_sample(_samples.find(given), limit, text)
     raise DataError(_missing(given, path))
 
 
-def _read_sample(sample: _samples.Sample, limit: int | None) -> Table:
-    table = tabular.read_file(sample.path, sample.name, limit)
+def _read_sample(sample: _samples.Sample, limit: int | None, text: Collection[str]) -> Table:
+    table = tabular.read_file(sample.path, sample.name, limit, text)
     table.target, table.split, table.inputs = sample.target, sample.split, sample.inputs
     return table
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from fathom.data import _forms
 
+EXACT = 2**53  # whole numbers below are exact in Float64
 TRUTH = dict.fromkeys(_forms.TRUE, True) | dict.fromkeys(_forms.FALSE, False)
 
 
@@ -27,7 +28,10 @@ def truths(series: pl.Series) -> pl.Series:
     """Return Boolean."""
     if series.dtype == pl.Boolean:
         return series
-    return labels(series).str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.Boolean)
+    text = labels(series)
+    words = text.unique().drop_nulls()
+    found = canonical(words).str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.Boolean)
+    return text.replace_strict(words, found, default=None, return_dtype=pl.Boolean)
 
 
 def moments(series: pl.Series, format: str = "") -> pl.Series:
@@ -38,8 +42,8 @@ def moments(series: pl.Series, format: str = "") -> pl.Series:
         return series.dt.replace_time_zone(None).cast(pl.Datetime("us"))
     if series.dtype == pl.Date:
         return series.cast(pl.Datetime("us"))
-    if format and series.dtype.is_integer():  # 20240131
-        return _forms.dates(series.cast(pl.String), format)
+    if format and series.dtype.is_numeric():  # 20240131
+        return _forms.dates(labels(series), format)
     return _nothing(series, pl.Datetime("us"))
 
 
@@ -49,13 +53,29 @@ def labels(series: pl.Series) -> pl.Series:
         return _text(series)
     if series.dtype.is_float():
         column = pl.col("x")
-        whole = (column.floor() == column) & (column.abs() < 2**53)
+        whole = (column.floor() == column) & (column.abs() < EXACT)
         without_point = column.cast(pl.Int64, strict=False).cast(pl.String)
         written = pl.when(whole).then(without_point).otherwise(column.cast(pl.String))
         return series.alias("x").to_frame().select(pl.when(column.is_not_nan()).then(written)).to_series()
     if series.dtype.is_nested() or series.dtype == pl.Binary:
         return _nothing(series, pl.String)
     return series.cast(pl.String, strict=False)
+
+
+def canonical(text: pl.Series) -> pl.Series:
+    """Return labels as `labels` writes them of values that are typed: "1.0" as "1", "True" as "true".
+
+    A file's reader types a column by all of its cells, so the same cell is text in one table and a value in another.
+    Codes with leading zeros are no numbers.
+    """
+    label = pl.col("x")
+    number = label.str.contains(r"^[+-]?[0-9.]+([eE][+-]?[0-9]{1,3})?$") & ~label.str.contains(r"^[+-]?0[0-9]")
+    value = pl.when(number).then(label.cast(pl.Float64, strict=False))
+    known = text.alias("x").to_frame()
+    written = labels(known.select(pl.when(value.abs() < EXACT).then(value)).to_series())
+    lower = label.str.to_lowercase()
+    plain = pl.when(lower.is_in(["true", "false"])).then(lower).otherwise(label)
+    return known.select(pl.when(written.is_not_null()).then(written).otherwise(plain)).to_series()
 
 
 def counts(text: pl.Series) -> dict[str, int]:

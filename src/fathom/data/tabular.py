@@ -9,7 +9,7 @@ read_columns   a dict of columns -> Table
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,39 @@ from fathom.data._clean import clean
 from fathom.data._csv import read_csv
 from fathom.data._names import tidy
 from fathom.data._table import SetAside, Table
+from fathom.data._unpack import unpacked
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
-def read_file(path: Path, origin: str, limit: int | None = None) -> Table:
-    """Return the table in a file; what it is, is told by its first bytes and its name.
+def read_file(path: Path, origin: str, limit: int | None = None, text: Collection[str] = ()) -> Table:
+    """Return the table in a file, gzipped or not; what it is, is told by its first bytes and its name.
 
     Args:
         limit: bytes beyond which the table is mapped from a temporary file; by default a quarter of the free memory.
+        text: names of columns that stay text, where the file does not say what is text and what a number.
 
     Raises:
         DataError: it cannot be read, is empty, or is mostly broken.
     """
     limit = _spill.limit() if limit is None else limit
     try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if start == b"PAR1":
-            return _read_parquet(path, origin, limit)
-        if path.suffix.lower() in JSON_SUFFIXES:
-            return _read_json(path, origin, limit)
-        return read_csv(path, origin, limit)
+        with unpacked(path) as plain:
+            table = _read_plain(plain, origin, limit, text)
+        table.folder = path.parent
+        return table
     except OSError as error:
         raise DataError(f"'{origin}' cannot be read: {error.strerror or error}.") from None
+
+
+def _read_plain(path: Path, origin: str, limit: int, text: Collection[str]) -> Table:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PAR1":
+        return _read_parquet(path, origin, limit)
+    if path.suffix.lower() in JSON_SUFFIXES:
+        return _read_json(path, origin, limit)
+    return read_csv(path, origin, limit, text)
 
 
 def read_frame(frame: Any, origin: str = "the data") -> Table:
@@ -86,13 +95,13 @@ def read_columns(columns: Mapping[str, Any], origin: str = "the data") -> Table:
     return _table(series, list(lengths), origin)
 
 
-def _table(columns: Sequence[pl.Series], names: Sequence[str], origin: str, **more: Any) -> Table:
+def _table(columns: Sequence[pl.Series], names: Sequence[str], origin: str) -> Table:
     fit, notes = tidy(names)
     frame = pl.DataFrame([column.alias(name) for column, name in zip(columns, fit, strict=True)])
     if not len(frame):
         raise DataError(f"{_begin(origin)} has no rows.")
     frame, said = clean(frame)
-    return Table(frame, origin, notes=(*notes, *said), **more)
+    return Table(frame, origin, notes=(*notes, *said))
 
 
 def _begin(origin: str) -> str:
@@ -142,7 +151,7 @@ def _read_parquet(path: Path, origin: str, limit: int) -> Table:
         frame = _spill.spill(pl.scan_parquet(path, glob=False)) if large else pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"'{origin}' is a damaged Parquet file: {_one_line(error)}.") from None
-    return _table(frame.get_columns(), frame.columns, origin, folder=path.parent)
+    return _table(frame.get_columns(), frame.columns, origin)
 
 
 def _read_json(path: Path, origin: str, limit: int) -> Table:
@@ -158,7 +167,7 @@ def _read_json(path: Path, origin: str, limit: int) -> Table:
             frame = _spill.spill(pl.scan_ndjson(path, infer_schema_length=10_000))
         else:
             frame = pl.read_ndjson(path, infer_schema_length=None)
-        return _table(frame.get_columns(), frame.columns, origin, folder=path.parent)
+        return _table(frame.get_columns(), frame.columns, origin)
     except pl.exceptions.PolarsError:
         return _read_lines(path, origin)
 
@@ -169,7 +178,7 @@ def _read_array(path: Path, origin: str) -> Table:
     except ValueError as error:
         raise DataError(f"'{origin}' is not JSON: {_one_line(error)}.") from None
     table = read_rows(rows, f"'{origin}'")
-    table.origin, table.folder = origin, path.parent
+    table.origin = origin
     return table
 
 
@@ -195,7 +204,7 @@ def _read_lines(path: Path, origin: str) -> Table:
             f"line {set_aside[0].row}: {set_aside[0].reason}."
         )
     table = read_rows(rows, origin)
-    table.folder, table.set_aside = path.parent, tuple(set_aside)
+    table.set_aside = tuple(set_aside)
     return table
 
 
