@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from fathom.data import _forms
+from fathom.data import _forms, infer, read
 from fathom.data._categories import codes
 from fathom.data._values import canonical, labels, moments, numbers, truths
 
@@ -51,3 +51,27 @@ def test_no_thousands_begin_with_a_zero():
     assert numbers(little, ",").to_list() == [0.123, 0.456, 12.345, -0.001]
     assert numbers(little, ".").to_list() == [None, None, 12345.0, None]
     assert numbers(pl.Series(["0.123", "1.234", "1.234,5"]), ",").to_list() == [None, 1234.0, 1234.5]
+
+
+@pytest.mark.parametrize(
+    ("cells", "usual", "sign"),
+    [
+        (["1,234", "12,345"], ".", "."),
+        (["1,234", "12,345"], ",", ","),
+        (["1.234", "12.345"], ",", "."),
+        (["1,234.5", "12,345"], ",", "."),
+        (["1,5", "12,345"], ".", ","),
+    ],
+)
+def test_what_cells_leave_open_their_table_decides(cells, usual, sign):
+    assert _forms.decimal_sign(pl.Series(cells), usual) == sign
+
+
+def test_semicolons_come_with_decimal_commas(tmp_path):
+    for separator, sign in ((";", ","), ("\t", ".")):
+        rows = "".join(f"{i % 7 + 1},{i * 7 % 900 + 100}{separator}x{i % 3}\n" for i in range(40))
+        (tmp_path / "t.csv").write_text(f"a{separator}b\n{rows}")
+        table = read(tmp_path / "t.csv")
+        for options in ({}, {"targets": ["a"]}, {"kinds": {"a": "number"}}):
+            column = infer(table.frame, decimal=table.decimal, **options)[0]
+            assert (column.kind, column.format) == ("number", sign)

@@ -111,12 +111,12 @@ def prepare(source: Any, test: Any, settings: Settings, seed: int) -> Material:
             f"Which column of {table.origin} shall be predicted? Name it with --target (or target=…). "
             f"Columns: {', '.join(table.frame.columns[:20])}."
         )
-    tested = None if test is None else read(test)
+    tested = None if test is None else read(test, text=table.text_columns)
     dividing = _split_config(settings, table, tested is not None)
     inputs = _inputs(table, config, targets, dividing)
     columns = tuple(
         column
-        for column in infer(table.frame, targets, config.kinds, folder=table.folder)
+        for column in infer(table.frame, targets, config.kinds, table.folder, table.decimal)
         if column.name in inputs or column.name in targets
     )
     dividing = _spare(dividing, columns, targets, len(table.frame), settings)

@@ -44,6 +44,7 @@ def infer(
     targets: Sequence[str] = (),
     kinds: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    decimal: str = ".",
 ) -> tuple[Column, ...]:
     """Return what each column of the frame is, in order.
 
@@ -52,6 +53,7 @@ def infer(
         targets: the columns to predict: never identifiers; whole numbers of few values are classes.
         kinds: column name -> kind, overruling what would be inferred.
         folder: where relative image paths start.
+        decimal: the decimal sign of numbers in text that leave it open: the table's.
 
     Raises:
         ConfigError: `kinds` names a kind that does not exist.
@@ -67,12 +69,12 @@ def infer(
         if name in targets:
             _check_target(series, distinct)
         if name in kinds:
-            verdict = _kinds.overruled(series, cast(ColumnKind, kinds[name]))
+            verdict = _kinds.overruled(series, cast(ColumnKind, kinds[name]), decimal)
         elif name in targets:
-            verdict = _kinds.of_target(series, distinct)
+            verdict = _kinds.of_target(series, distinct, decimal)
             _check_classes(series, distinct, verdict.kind)
         else:
-            verdict = _kinds.of_input(series, distinct, folder)
+            verdict = _kinds.of_input(series, distinct, folder, decimal)
         columns.append(
             Column(
                 name=name,

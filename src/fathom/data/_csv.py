@@ -55,7 +55,11 @@ def read_csv(path: Path, origin: str, limit: int, text: Collection[str] = ()) ->
     frame.columns = names
     if mended.blank:
         more.append(f"{mended.blank:,} blank lines are skipped.")
-    return Table(frame, origin, set_aside=tuple(mended.set_aside), notes=(*dialect.notes, *notes, *more))
+    # Columns are separated by semicolons where the comma is the decimal sign.
+    decimal = "," if dialect.delimiter == ";" else "."
+    return Table(
+        frame, origin, set_aside=tuple(mended.set_aside), notes=(*dialect.notes, *notes, *more), decimal=decimal
+    )
 
 
 def _as_it_is(path: Path, dialect: Dialect, limit: int, texts: Collection[int]) -> pl.DataFrame | None:

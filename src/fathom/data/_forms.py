@@ -35,10 +35,11 @@ DAYS = (  # years of two digits first: "%Y" also takes the 20 of 31.1.20, for th
 CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
 
 
-def decimal_sign(texts: pl.Series) -> str | None:
+def decimal_sign(texts: pl.Series, usual: str = ".") -> str | None:
     """Return the decimal sign of these numbers, "." or ",", or None if they are not numbers.
 
-    Where every cell fits both, the point is the decimal sign: "1.234" is little, "1,234" a thousand.
+    Where every cell fits both, a comma is what is usual in their table: "1,234" is a thousand where the decimal sign
+    is the point. "1.234" is little.
     """
     few = _bare(a_few(texts)).drop_nulls()
     if len(few) and max(_fits(few, sign) for sign in ".,") < 0.5:
@@ -50,6 +51,8 @@ def decimal_sign(texts: pl.Series) -> str | None:
     point, comma = (_fits(bare, sign) for sign in ".,")
     if max(point, comma) < ENOUGH:
         return None
+    if comma == point and bare.str.contains(",", literal=True).any():
+        return usual
     return "," if comma > point else "."
 
 

@@ -41,7 +41,7 @@ class Verdict:
     format: str = ""
 
 
-def of_input(series: pl.Series, distinct: int, folder: Path | None = None) -> Verdict:
+def of_input(series: pl.Series, distinct: int, folder: Path | None = None, decimal: str = ".") -> Verdict:
     """Decide the kind of a column to learn from, which has `distinct` different values."""
     missing = series.null_count()
     if missing == len(series):
@@ -56,10 +56,10 @@ def of_input(series: pl.Series, distinct: int, folder: Path | None = None) -> Ve
         return Verdict("datetime", "dates")
     if series.dtype == pl.Binary or isinstance(series.dtype, pl.Struct):
         return _binary(series)
-    return _textual(series, distinct, folder)
+    return _textual(series, distinct, folder, decimal)
 
 
-def of_target(series: pl.Series, distinct: int) -> Verdict:
+def of_target(series: pl.Series, distinct: int, decimal: str = ".") -> Verdict:
     """Decide the kind of a column to predict: a number or a category."""
     if series.dtype == pl.Boolean:
         return Verdict("boolean", "true or false")
@@ -67,7 +67,7 @@ def of_target(series: pl.Series, distinct: int) -> Verdict:
         return Verdict("datetime", "dates")
     values, format = series, ""
     if series.dtype == pl.String:
-        sign = _decimal_sign(sample(series))
+        sign = _decimal_sign(sample(series), decimal)
         if sign is None:
             return Verdict("category", f"{distinct:,} classes in words")
         values, format = _forms.numbers(series, sign), sign
@@ -81,7 +81,7 @@ def of_target(series: pl.Series, distinct: int) -> Verdict:
     return Verdict("number", why, format)
 
 
-def overruled(series: pl.Series, kind: ColumnKind) -> Verdict:
+def overruled(series: pl.Series, kind: ColumnKind, decimal: str = ".") -> Verdict:
     """Return the kind that the user named, with the format that its texts need.
 
     Raises:
@@ -92,7 +92,7 @@ def overruled(series: pl.Series, kind: ColumnKind) -> Verdict:
         texts = sample(series)
         if kind == "number":
             signs = sorted(".,", key=lambda sign: _forms.numbers(texts, sign).null_count())
-            format = _forms.decimal_sign(texts) or signs[0]
+            format = _forms.decimal_sign(texts, decimal) or signs[0]
             _require(series, _forms.numbers(texts, format), "a number")
         elif kind == "datetime":
             found = date_format(texts)
@@ -149,13 +149,13 @@ def _binary(series: pl.Series) -> Verdict:
     return Verdict("identifier", "bytes that are no image, which cannot be learned from")
 
 
-def _textual(series: pl.Series, distinct: int, folder: Path | None) -> Verdict:
+def _textual(series: pl.Series, distinct: int, folder: Path | None, decimal: str) -> Verdict:
     texts = sample(series)
     if _ends_as_image(_forms.a_few(texts)) > 0.5 and _ends_as_image(texts) >= _forms.ENOUGH:
         return Verdict("image", _files(texts, folder))
     if _forms.is_boolean(texts):
         return Verdict("boolean", "a word for true and one for false")
-    if (sign := _decimal_sign(texts)) is not None:
+    if (sign := _decimal_sign(texts, decimal)) is not None:
         return _numbers_in_text(series, texts, distinct, sign)
     if (found := date_format(texts)) is not None:
         return _dates_in_text(series, texts, *found)
@@ -219,9 +219,9 @@ def _share(texts: pl.Series, pattern: str) -> float:
     return int(texts.str.contains(pattern).sum()) / len(texts)
 
 
-def _decimal_sign(texts: pl.Series) -> str | None:
+def _decimal_sign(texts: pl.Series, usual: str) -> str | None:
     """Return the decimal sign of texts that are amounts, else None."""
-    sign = _forms.decimal_sign(texts)
+    sign = _forms.decimal_sign(texts, usual)
     return sign if sign is not None and _share(texts, NO_AMOUNT) <= 1 - _forms.ENOUGH else None
 
 

@@ -47,6 +47,7 @@ class Table:
         split: the column that says train, valid or test unless the user says otherwise.
         inputs: the columns to predict from unless the user says otherwise, or () for all that are left.
         notes: sentences for the user, such as "It is read as Windows-1252."
+        decimal: the decimal sign of numbers in text that leave it open, "." or ",".
     """
 
     frame: pl.DataFrame
@@ -57,3 +58,9 @@ class Table:
     split: str | None = None
     inputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    decimal: str = "."
+
+    @property
+    def text_columns(self) -> frozenset[str]:
+        """The columns that another file of the same kind is to be read as text; see `read`."""
+        return frozenset(name for name, dtype in self.frame.schema.items() if dtype == pl.String)
