@@ -271,6 +271,13 @@ def test_evidence_changed_by_hand_makes_a_page_or_is_refused_in_a_sentence(damag
     assert refused > 10
 
 
+def test_the_page_is_the_same_from_a_file(category):
+    settings = {"data.target": ("a", "b"), "data.kinds": {"a": "text"}, "engine.amp": True, "split.group": None}
+    changed = replace(category, run=replace(category.run, settings=settings))
+    assert report(from_json(to_json(changed))) == report(changed)
+    assert "[a, b]" in Page(report(changed)).text
+
+
 def test_a_missing_main_metric_is_refused(category):
     scored = {key: value for key, value in category.targets[0].score.items() if key != "main"}
     damaged = replace(category, targets=[replace(category.targets[0], score=scored)])

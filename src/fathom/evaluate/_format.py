@@ -67,6 +67,13 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def setting(value: Any) -> str:
+    """Return an option's value as a config file has it: true, 0.5, [a, b]."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(setting, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def shorten(text: str, longest: int) -> str:
     """Return the text, its end cut where it is too long."""
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"

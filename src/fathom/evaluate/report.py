@@ -77,6 +77,7 @@ def _template() -> Any:
         "number": _format.number,
         "percent": _format.percent,
         "duration": _format.duration,
+        "setting": _format.setting,
         "shorten": _format.shorten,
         "png": lambda uri: uri if PNG.fullmatch(str(uri)) else "",
     }
