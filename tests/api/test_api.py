@@ -74,14 +74,31 @@ def test_evaluate_agrees_with_scikit_learn(model: fathom.Model, cancer: pl.DataF
     assert scores["auroc"]["value"] == pytest.approx(roc_auc_score(truth, found["probability.malignant"]), abs=1e-6)
 
 
-def test_the_preprocessing_is_fitted_on_training_rows_only(cancer: pl.DataFrame) -> None:
-    train = cancer.head(300)
-    odd = cancer.tail(100).with_columns(pl.col("mean radius") * 1000)
-    alone = fathom.fit(train, "target", test=cancer.tail(100), config=QUICK)
-    beside = fathom.fit(train, "target", test=odd, config=QUICK)
-    for name, value in alone.module.state_dict().items():
-        assert torch.equal(value, beside.module.state_dict()[name]), name
-    assert alone.artifact.spec == beside.artifact.spec
+@pytest.mark.parametrize("part", ["test", "valid"])
+def test_the_preprocessing_is_fitted_on_training_rows_only(cancer: pl.DataFrame, part: str) -> None:
+    """What rows that are kept back hold changes nothing that is learned of the columns; of test rows, no weight."""
+    draw = np.random.default_rng(0)
+    parts = draw.permutation(["train"] * 300 + ["valid"] * 120 + ["test"] * 149)
+    table = cancer.with_columns(
+        part=pl.Series(parts), colour=pl.Series(draw.choice(["red", "green", "blue"], len(cancer)))
+    )
+    kept_back = pl.col("part") == part
+    odd = table.with_columns(
+        pl.when(kept_back).then(pl.col("mean radius") * 1000).otherwise(pl.col("mean radius")).alias("mean radius"),
+        pl.when(kept_back & (pl.col("mean area") > 500)).then(None).otherwise(pl.col("mean area")).alias("mean area"),
+        pl.when(kept_back).then(pl.lit("violet")).otherwise(pl.col("colour")).alias("colour"),
+    )
+    config = QUICK | {"split": {"column": "part"}}
+    one, other = (fathom.fit(frame, "target", config=config) for frame in (table, odd))
+    assert one.artifact.spec == other.artifact.spec
+    assert one.artifact.spec.rows == 300
+    mine, theirs = one.artifact.preprocess, other.artifact.preprocess
+    assert mine.numbers and mine.categories
+    for learned in ("numbers", "categories", "dates", "texts", "images", "outcomes", "rows"):
+        assert getattr(mine, learned) == getattr(theirs, learned), learned
+    if part == "test":
+        for name, value in one.module.state_dict().items():
+            assert torch.equal(value, other.module.state_dict()[name]), name
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(cancer: pl.DataFrame) -> None:

@@ -13,6 +13,8 @@ from fathom.core.files import replacing
 if TYPE_CHECKING:
     import polars as pl
 
+    from fathom.data import Table
+
 WRITERS = {".csv": "write_csv", ".tsv": "write_csv", ".parquet": "write_parquet", ".jsonl": "write_ndjson"}
 
 
@@ -59,16 +61,51 @@ def describe_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def describe_set_aside(rows: Sequence[dict[str, Any]], limit: int = 10) -> list[str]:
-    """Return one line for each row that could not be used, at most `limit`."""
+def describe_set_aside(rows: Sequence[dict[str, Any]], limit: int = 10, count: int | None = None) -> list[str]:
+    """Return one line for each row that could not be used, at most `limit`; `count` where `rows` are the first only."""
     if not rows:
         return []
-    lines = [f"{len(rows):,} rows were set aside:"]
+    count = len(rows) if count is None else count
+    lines = [f"{count:,} row{'s were' if count != 1 else ' was'} set aside:"]
     for row in rows[:limit]:
         place = "" if row["row"] is None else f", {row['unit']} {row['row']:,}"
         column = f", column '{row['column']}'" if row["column"] else ""
         lines.append(f"  {row['where']}{place}{column}: {row['reason']}")
-    return lines + ([f"  … and {len(rows) - limit:,} more"] if len(rows) > limit else [])
+    return lines + ([f"  … and {count - limit:,} more"] if count > limit else [])
+
+
+def places(table: Table) -> list[pl.Series]:
+    """Return columns that say where each row of a table stands in its source, where that is not plain.
+
+    Of a folder `file`; where rows were set aside while reading a text file `row`, by its lines, as in `set_aside`.
+    """
+    import polars as pl
+
+    source = Path(table.origin).expanduser()
+    if source.is_dir() and "file" in table.frame.columns:
+        return [table.frame["file"]]
+    lost = {aside.row for aside in table.set_aside if aside.unit == "line" and aside.row is not None}
+    if not lost or not source.is_file():
+        return []
+    rows = [line for line in _lines(source) if line not in lost]
+    return [pl.Series("row", rows, dtype=pl.Int64)] if len(rows) == len(table.frame) else []  # it changed meanwhile
+
+
+def _lines(path: Path) -> list[int]:
+    """Return the line, from 1, at which each record of a text table begins, broken or not, as reading finds them."""
+    from fathom.data import _mend, _sniff, tabular
+    from fathom.data._unpack import unpacked
+
+    with unpacked(path) as plain:
+        if plain.suffix.lower() in tabular.JSON_SUFFIXES:
+            with plain.open(encoding="utf-8-sig", errors="replace") as lines:
+                return [number for number, line in enumerate(lines, 1) if line.strip()]
+        dialect = _sniff.sniff(plain, str(path))
+        newline = None if _mend._ends_in_returns(plain, dialect.encoding) else "\n"
+        with plain.open(encoding=dialect.encoding, errors="replace", newline=newline) as lines:
+            records = _mend._Records(enumerate(lines, 1), dialect)
+            records.skip_header()
+            return [number for number, _, _ in records]
 
 
 def as_csv(frame: pl.DataFrame) -> str:
@@ -80,8 +117,10 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
     """Write the frame in the format that the name ends with, whole or not at all.
 
     Raises:
-        ConfigError: an ending that is none of .csv, .tsv, .parquet, .jsonl.
+        ConfigError: an ending that is none of .csv, .tsv, .parquet, .jsonl, or a place that cannot be written.
     """
+    import polars as pl
+
     ending = path.suffix.lower()
     if ending not in WRITERS:
         raise ConfigError(
@@ -89,8 +128,12 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
             + (did_you_mean(ending, WRITERS) if ending else "")
         )
     options = {"separator": "\t"} if ending == ".tsv" else {}
-    with replacing(path) as temporary:
-        getattr(frame, WRITERS[ending])(temporary, **options)
+    try:
+        with replacing(path) as temporary:
+            getattr(frame, WRITERS[ending])(temporary, **options)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise ConfigError(f"'{path}' cannot be written: {reason.rstrip('.')}.") from None
 
 
 def _shortened(text: str, width: int) -> str:

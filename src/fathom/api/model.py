@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import nn
 
 from fathom import artifact as artifacts
+from fathom.api.look import describe_set_aside, places
 from fathom.api.progress import say
 from fathom.api.summary import describe_model
-from fathom.core.errors import ArtifactError
+from fathom.core.config import as_dict
+from fathom.core.errors import ArtifactError, DataError
 from fathom.core.files import write_text
 from fathom.core.objective import Objective
-from fathom.data import read
+from fathom.data import Table, read
+from fathom.data._split import PARTS
 from fathom.evaluate import from_json, report, score
+from fathom.evaluate.evidence import SHOWN_SET_ASIDE
 
 if TYPE_CHECKING:
     import polars as pl
 
+SHOWN_NOTES = 10
 KEPT = ("config.toml", "evidence.json", "report.html")  # files that a loaded model hands on when it is saved elsewhere
 
 
@@ -55,36 +62,91 @@ class Model:
         return self.artifact.metrics
 
     def predict(self, rows: Any) -> Any:
-        """Return a table with one row for each of `rows`, in their order: prediction and probabilities.
+        """Return a table with one row for each of `rows` that could be read, in their order.
+
+        What was made of odd values, and which rows were set aside while reading, is said on stderr.
 
         Args:
             rows: a frame (polars or pandas), rows as dicts, one row as a dict, a path or a sample's name.
 
         Returns:
-            A polars frame, or a pandas one where `rows` was one: `prediction`, and of a category `probability` and
-            `probability.CLASS`; with several targets `prediction.TARGET` and so on.
+            A polars frame, or a pandas one with its index where `rows` was one: `prediction`, and of a category
+            `probability` and `probability.CLASS`; with several targets `prediction.TARGET` and so on. `problem` where
+            a row could be read but not predicted. Where rows were set aside while reading (a broken line of a CSV),
+            `row` tells the line in the file that each prediction is for. Of a folder, `file` tells the file.
 
         Raises:
             DataError: the rows cannot be read, or lack columns that the model needs.
         """
-        table = read([rows] if _is_one_row(rows) else rows)
-        for row in table.set_aside:
-            say(f"warning: {row.place}: {row.reason}; it has no prediction")
-        found: pl.DataFrame = self.artifact.predict(table.frame, folder=table.folder)
-        return found.to_pandas() if _is_pandas(rows) else found
+        table = self._read([rows] if _is_one_row(rows) else rows)
+        notes = list(table.notes)
+        found: pl.DataFrame = self.artifact.predict(table.frame, folder=table.folder, tell=notes.append)
+        _say(notes, [as_dict(row) for row in table.set_aside])
+        found = found.with_columns(places(table))
+        if not _is_pandas(rows):
+            return found
+        lost = [row.row - 1 for row in table.set_aside if row.row is not None]
+        answer = found.to_pandas()
+        answer.index = rows.index.delete(lost)
+        return answer
 
     def evaluate(self, source: Any) -> dict[str, Any]:
-        """Return how good the model is on rows whose targets are known.
+        """Return how good the model is on rows whose targets are known; of a source that marks its own test rows, on
+        these alone.
 
         Returns:
-            rows, set_aside, and `targets`: by target, every metric with its 95 % bootstrap interval.
+            source, rows (how many were scored), notes, set_aside (the first: where, row, column, reason),
+            set_aside_count, and `targets`: by target, every metric with its 95 % bootstrap interval.
+
+        Raises:
+            DataError: the source cannot be read, lacks columns, or has no row that can be scored.
         """
-        table = read(source)
-        prepared = self.artifact.preprocess.transform(table.frame, folder=table.folder, with_targets=True, unseen=True)
+        table = self._read(source)
+        rows, notes = self._scored(table)
+        prepared = self.artifact.preprocess.transform(
+            table.frame, rows=rows, folder=table.folder, with_targets=True, unseen=True
+        )
+        notes += [*table.notes, *prepared.notes]
+        aside = [*table.set_aside, *(replace(row, where=table.origin) for row in prepared.set_aside)]
+        first = [as_dict(row) for row in aside[:SHOWN_SET_ASIDE]]
+        if not len(prepared.rows):
+            raise DataError(f"No row of {table.origin} can be scored; the first: {first[0]['reason']}.")
+        _say(notes, first, len(aside))
         truth = {f.name: prepared.store.columns[f.target_key].numpy() for f in self.artifact.spec.targets}
         scores = score(self.artifact.spec.targets, self.artifact.outputs(prepared.store), truth)
-        aside = [*table.set_aside, *prepared.set_aside]
-        return {"source": table.origin, "rows": len(prepared.rows), "set_aside": len(aside), "targets": scores}
+        return {
+            "source": table.origin,
+            "rows": len(prepared.rows),
+            "notes": notes,
+            "set_aside": first,
+            "set_aside_count": len(aside),
+            "targets": scores,
+        }
+
+    def _read(self, source: Any) -> Table:
+        """Read a source as that of the training rows was read."""
+        return read(source, text=self.artifact.preprocess.text_columns)
+
+    def _scored(self, table: Table) -> tuple[np.ndarray | None, list[str]]:
+        """Return the positions of the rows to score the model by, None for all, and what the user should know of it."""
+        if table.split is not None:
+            words = table.frame[table.split].cast(str).str.strip_chars().str.to_lowercase()
+            test = words.is_in([word for word, part in PARTS.items() if part == "test"]).arg_true().to_numpy()
+            if len(test):
+                told = f"Only the {len(test):,} rows that column '{table.split}' marks as test are scored."
+                return test.astype(np.int64), [told]
+        source = self._trained_on()
+        if source and Path(source).absolute() == Path(table.origin).absolute():
+            return None, [f"warning: the model was trained on rows of {table.origin}; on them its scores flatter it"]
+        return None, []
+
+    def _trained_on(self) -> str:
+        """Return the path or sample that the model was trained on, if its config.toml tells one."""
+        try:
+            source = tomllib.loads(self.files.get("config.toml", ""))["data"]["source"]
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, RecursionError):  # of a frame, or by another hand
+            return ""
+        return source if isinstance(source, str) else ""
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model's folder, whole or not at all, and return it."""
@@ -105,7 +167,12 @@ class Model:
         """Write report.html anew from the evidence, and return its path; of an unsaved model, return the page."""
         if "evidence.json" not in self.files:
             raise ArtifactError(f"'{self.folder}' holds no evidence.json, from which a report is made.")
-        page = report(from_json(self.files["evidence.json"].encode()))
+        evidence = from_json(self.files["evidence.json"].encode())
+        try:
+            page = report(evidence)
+        except Exception as error:  # what a file that was edited by hand makes of the page can be any
+            where = f" in '{self.folder}'" if self.folder else ""
+            raise ArtifactError(f"evidence.json{where} is not as Fathom writes it: {error!r}.") from None
         changed = page != self.files.get("report.html")
         self.files["report.html"] = page
         if self.folder is None:
@@ -150,7 +217,7 @@ def load(
     """
     found = artifacts.load(folder, model=model, objective=objective)
     assert found.folder is not None
-    files = {name: _text(found.folder / name) for name in KEPT if (found.folder / name).is_file()}
+    files = {name: _text(found.folder / name) for name in KEPT if name in found.files}
     return Model(found, {"model": found.config["model"], "objective": found.config["objective"]}, files)
 
 
@@ -161,9 +228,23 @@ def _text(path: Path) -> str:
         raise ArtifactError(f"'{path}' cannot be read: {error}.") from None
 
 
+def _say(notes: Sequence[str], aside: Sequence[dict[str, Any]], count: int | None = None) -> None:
+    """Say on stderr what the reader of predictions or scores should know: a few lines at most."""
+    for note in notes[:SHOWN_NOTES]:
+        say(note)
+    if len(notes) > SHOWN_NOTES:
+        say(f"… and {len(notes) - SHOWN_NOTES:,} more such notes")
+    for line in describe_set_aside(aside, count=count):
+        say(line)
+
+
 def _is_one_row(rows: Any) -> bool:
-    """A dict of plain values is one row; a dict of lists is a table."""
-    return isinstance(rows, Mapping) and not any(isinstance(value, (list, tuple)) for value in rows.values())
+    """A dict of plain values is one row; a dict with lists, arrays or series is a table."""
+    return isinstance(rows, Mapping) and not any(map(_is_column, rows.values()))
+
+
+def _is_column(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, (str, bytes, bytearray, Mapping))
 
 
 def _is_pandas(rows: Any) -> bool:

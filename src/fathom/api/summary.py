@@ -34,7 +34,7 @@ def describe_model(info: Mapping[str, Any]) -> str:
 
 def describe_scores(scores: Mapping[str, Any]) -> str:
     """Return the result of `Model.evaluate` as text."""
-    aside = f", {scores['set_aside']:,} set aside" if scores["set_aside"] else ""
+    aside = f", {scores['set_aside_count']:,} set aside" if scores["set_aside_count"] else ""
     return "\n".join([f"{scores['source']}: {scores['rows']:,} rows{aside}", *_scores(scores["targets"], ())])
 
 
