@@ -32,7 +32,7 @@ def inspect(source: Any, target: str | Sequence[str] | None = None) -> dict[str,
 
     table = read(source)
     targets = ((target,) if isinstance(target, str) else tuple(target)) if target else table.target
-    columns = infer(table.frame, tuple(targets), folder=table.folder)
+    columns = infer(table.frame, tuple(targets), folder=table.folder, decimal=table.decimal)
     return {
         "source": table.origin,
         "rows": len(table.frame),
