@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fathom.artifact import check_room, load, manifest, seal, swap, verify, weights
+from fathom.artifact import load, manifest, seal, swap, verify, weights
 from fathom.core.errors import ArtifactError
 
 from .conftest import FILES, SPEC, Scaling, objective, write
@@ -106,31 +106,6 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         write(tmp_path / "model")
     with pytest.raises(ArtifactError, match=r"is a file|cannot be written"):
         write(tmp_path / "model" / "inner")
-
-
-def test_room_is_asked_for_before_there_is_anything_to_save(folder, tmp_path, monkeypatch):
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    for free in (tmp_path / "new", tmp_path / "new" / "deep", tmp_path / "run", folder):
-        check_room(free)
-    assert not (tmp_path / "new").exists()
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "manifest.json").write_text('{"name": "a page of somebody\'s"}')
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("x")
-    for name, words in (
-        ("file", "is a file"),
-        ("file/below", "is a file"),
-        ("nowhere", "broken link"),
-        ("site", "not Fathom's"),
-        ("mine", "not empty"),
-    ):
-        with pytest.raises(ArtifactError, match=words):
-            check_room(tmp_path / name)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ArtifactError, match="read-only"):
-        check_room(tmp_path / "new")
 
 
 @pytest.mark.parametrize(

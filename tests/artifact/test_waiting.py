@@ -1,10 +1,11 @@
-"""A save that was cut short, as somebody else may have laid it there: all of it is moved, or nothing."""
+"""Before a save: is there room? After one that was cut short: all of it is moved, or nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from fathom.artifact import load, manifest, strict_json
+from fathom.artifact import check_room, load, manifest, strict_json
 from fathom.core.errors import ArtifactError
 
 from .conftest import write
@@ -88,3 +89,28 @@ def test_a_waiting_save_moves_nothing_unless_all_of_it_is_sound(waiting, outside
 def test_a_sound_waiting_save_is_finished(waiting):
     assert "evil/deep/settings.json" in load(waiting).files
     assert not (waiting / ".saved").exists()
+
+
+def test_room_is_asked_for_before_there_is_anything_to_save(folder, tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for free in (tmp_path / "new", tmp_path / "new" / "deep", tmp_path / "run", folder):
+        check_room(free)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text('{"name": "a page of somebody\'s"}')
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    for name, words in (
+        ("file", "is a file"),
+        ("file/below", "is a file"),
+        ("nowhere", "broken link"),
+        ("site", "not Fathom's"),
+        ("mine", "not empty"),
+    ):
+        with pytest.raises(ArtifactError, match=words):
+            check_room(tmp_path / name)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ArtifactError, match="read-only"):
+        check_room(tmp_path / "new")
