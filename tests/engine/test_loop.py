@@ -163,10 +163,14 @@ class Interrupting(toys.Regression):
 
 
 def test_ctrl_c_waits_for_the_step_saves_and_leaves(tmp_path: Path) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        list(train(Interrupting(signal.SIGINT), toys.data(), PLAN, tmp_path))
-    assert signal.getsignal(signal.SIGINT) == handler
+    # A shell's background jobs are begun with Ctrl-C ignored, so the usual handler is put in place here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(train(Interrupting(signal.SIGINT), toys.data(), PLAN, tmp_path))
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     found, _ = Checkpoints(tmp_path).load()
     assert found is not None and found.values["position"] == [1, 1, 8]
     whole, resumed = toys.Regression(), toys.Regression()
