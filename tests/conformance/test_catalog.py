@@ -17,6 +17,7 @@ from fathom.data import TensorStore
 from fathom.engine.loop import train
 from fathom.engine.plan import Plan
 from tests.conformance.samples import batch_of
+from tests.conformance.tasks import Everything
 
 MODELS = catalog.files("models")
 OBJECTIVES = catalog.files("objectives")
@@ -27,20 +28,28 @@ def spec_of(model: str) -> DataSpec:
 
 
 def built(model: str, objective: str, seed: int = 0) -> tuple[DataSpec, Objective]:
+    """Return the data and a fresh objective; that of "everything" asks for all that the model can do."""
     spec = spec_of(model)
     torch.manual_seed(seed)
-    network, task = catalog.find("models", model), catalog.find("objectives", objective)
-    return spec, task.module.build(task.config, spec, network.module.build(network.config, spec))
+    entry = catalog.find("models", model)
+    network = entry.module.build(entry.config, spec)
+    if objective == "everything":
+        return spec, Everything(spec, network)
+    task = catalog.find("objectives", objective)
+    return spec, task.module.build(task.config, spec, network)
 
 
 def pairs() -> Iterator[tuple[str, str]]:
+    """Each model with "everything", of which supervised learning is a part, and with the other objectives that fit."""
     for model in MODELS:
+        yield model, "everything"
         for objective in OBJECTIVES:
-            if catalog.find("objectives", objective).module.accepts(spec_of(model)) is None:
+            if objective != "supervised" and catalog.find("objectives", objective).module.accepts(spec_of(model)) is None:
                 yield model, objective
 
 
 both = pytest.mark.parametrize(("model", "objective"), list(pairs()))
+everything = pytest.mark.parametrize(("model", "objective"), [(model, "everything") for model in MODELS])
 each_model = pytest.mark.parametrize("model", MODELS)
 
 
@@ -71,7 +80,7 @@ def test_features_have_the_promised_shapes(model: str) -> None:
         assert features.tokens.shape[0] == 6 and features.tokens.shape[2] == network.width
 
 
-@both
+@everything
 def test_backward_reaches_every_parameter(model: str, objective: str) -> None:
     spec, task = built(model, objective)
     for phase in task.phases():
@@ -174,6 +183,48 @@ def test_compiles_without_a_graph_break(model: str) -> None:
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(inputs).pooled, network(inputs).pooled, rtol=1e-4, atol=1e-5)
+
+
+@each_model
+def test_half_precision_learns(model: str) -> None:
+    spec, task = built(model, "everything")
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = task.losses(batch_of(spec, 16)).total
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
+
+
+@each_model
+def test_first_weights_neither_blow_up_nor_fade(model: str) -> None:
+    """Through the whole depth, what layers give out and the gradients that reach them stay within a thousand times."""
+    spec, task = built(model, "everything")
+    sizes, gradients = [], []
+
+    def watch(module: nn.Module, given: tuple, output: object) -> None:
+        if isinstance(output, torch.Tensor) and output.requires_grad and output.is_floating_point():
+            sizes.append(float(output.detach().square().mean().sqrt()))
+            output.register_hook(lambda gradient: gradients.append(float(gradient.square().mean().sqrt())))
+
+    for module in task.model.modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_hook(watch)
+    task.losses(batch_of(spec, 32)).total.backward()
+    for found in (sizes, gradients):
+        alive = [value for value in found if value > 0]  # a branch that begins at zero gives out nothing, and rightly
+        assert all(value < float("inf") for value in found)
+        assert not alive or max(alive) < 1e3 * sorted(alive)[len(alive) // 2]
+        assert not alive or min(alive) > 1e-3 * sorted(alive)[len(alive) // 2]
+
+
+@pytest.mark.parametrize("name", sorted(catalog.names("models")))
+def test_every_preset_builds(name: str) -> None:
+    """On the data of its paper, where its file says what that was; without memory, so that size does not matter."""
+    entry = catalog.find("models", name)
+    spec = getattr(entry.module, "paper", entry.module.example)()
+    with torch.device("meta"):
+        network = entry.module.build(entry.config, spec)
+    assert network.width > 0 and sum(p.numel() for p in network.parameters()) > 0
 
 
 @each_model

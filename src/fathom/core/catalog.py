@@ -12,6 +12,7 @@ What a public file of `models/` and `objectives/` holds:
     build       models: (config, spec) -> nn.Module with a `width`; objectives: (config, spec, model) -> Objective
     accepts     (spec) -> str | None: why this entry cannot take such data, or None where it can
     example     () -> DataSpec: the smallest data it is for (conformance tests run on it)
+    paper       models, if they like: () -> DataSpec, the data of the paper, on which presets are counted
     recipe      models, if they like: (config, spec) -> {"engine": {…}, "objective": {…}, "augment": {…}}, the settings
                 to train with where the user says nothing
 

@@ -9,7 +9,9 @@
 
 Keys of a batch: all number columns share one tensor `number` [B, F] and all category columns one tensor
 `category` [B, C], in the order of the spec; every image column has `image:NAME` [B, C, H, W] (uint8, the model
-normalises it), every text column `text:NAME` [B, T] (int64 tokens), every target `target:NAME` [B].
+normalises it), every text column `text:NAME` [B, T] (tokens), every target `target:NAME` [B] (of a text [B, T]). A graph
+column has `graph:NAME` [B, N, F] (what is known of each node), `graph:NAME:edges` [B, E, 2] (from, to; −1 where there
+are no more) and `graph:NAME:size` [B] (nodes that are real, the first ones).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Kind = Literal["number", "category", "text", "image"]
+Kind = Literal["number", "category", "text", "image", "graph"]
 Batch = dict[str, "Tensor"]
 
 UNKNOWN = "<unknown>"  # class 0 of every input category: missing, or not seen in training
@@ -52,10 +54,13 @@ class Field:
         name: unique in its spec; a part of a date reads `when.month`.
         kind: what the tensor holds. Booleans and missing-value flags are categories; dates are numbers.
         source: the column of the user's data that it comes from.
-        shape: (C, H, W) of an image, (T,) of a text, () otherwise.
+        shape: (C, H, W) of an image, (T,) of a text, (N, E, F) of a graph with up to N nodes of F numbers each and
+            up to E edges, () otherwise.
         classes: of a category, code i means classes[i]. An input's first class is `UNKNOWN`; a target has none.
         counts: of a target category, the training rows of each class.
         vocabulary: of a text, the number of tokens.
+        special: of a text, the tokens that stand for padding, the unknown, start, end and a masked token; −1 where a
+            tokenizer has none.
         frequencies: of a text, the share of training rows that hold each token, where known.
         stats: of a number or image.
     """
@@ -67,6 +72,7 @@ class Field:
     classes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
     vocabulary: int = 0
+    special: tuple[int, int, int, int, int] = (PAD, UNK, START, END, MASK)
     frequencies: tuple[float, ...] = ()
     stats: Stats | None = None
 
@@ -74,6 +80,11 @@ class Field:
     def key(self) -> str:
         """Where an input field's values stand in a batch."""
         return self.kind if self.kind in ("number", "category") else f"{self.kind}:{self.name}"
+
+    @property
+    def pad(self) -> int:
+        """The token of a text that stands for no token."""
+        return self.special[0]
 
     @property
     def target_key(self) -> str:

@@ -1,0 +1,130 @@
+"""What some models can do beyond turning a batch into features. An objective asks for what it needs by these names.
+
+    LanguageModel   tells the next token, also step by step with a cache
+    Translator      reads one sequence and writes another
+    Denoiser        takes noise out of images
+    Autoencoder     to a code, and back
+    Adversarial     a generator, and the judge it has to deceive
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from fathom.core.types import Batch, Features
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Tells the next token: `forward` gives hidden states [B, T, D] of which each has seen its past only.
+
+    Attributes:
+        vocabulary: V, tokens that are told apart.
+        context: the most tokens that a sequence may have.
+    """
+
+    vocabulary: int
+    context: int
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the scores of the next token, [..., D] -> [..., V]."""
+
+    def cache(self, rows: int, length: int) -> Any:
+        """Return room for what is kept of `rows` sequences of up to `length` tokens."""
+
+    def extend(self, tokens: Tensor, cache: Any, mask: Tensor | None = None) -> Tensor:
+        """Return the hidden states [B, t, D] of `tokens` [B, t] that follow what the cache holds, and put them there.
+
+        Args:
+            mask: [B, t], false at padding, which stands to the left of a shorter prompt.
+        """
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """Reads one sequence and writes another."""
+
+    vocabulary: int
+    context: int
+
+    def encode(self, batch: Batch) -> Features:
+        """Return what is read: tokens [B, S, D] and their mask [B, S]."""
+
+    def decode(self, tokens: Tensor, memory: Features) -> Tensor:
+        """Return hidden states [B, T, D] of the tokens [B, T] written so far (START first), each seeing its past."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the scores of the next token, [..., D] -> [..., V]."""
+
+    def cache(self, memory: Features, length: int) -> Any:
+        """Return room for up to `length` tokens written after reading `memory`."""
+
+    def extend(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Return the hidden states [B, t, D] of `tokens` [B, t] that follow what the cache holds, and put them there."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Takes noise out of images.
+
+    Attributes:
+        classes: of images that it can be told to make; 0: it cannot be told.
+    """
+
+    classes: int
+
+    def denoise(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return what the objective asks for (the noise, the image, a velocity), in the shape of `x` [B, C, H, W].
+
+        Args:
+            time: [B], how much noise there is, from 0 to 1,000.
+            label: [B], classes; the code `classes` stands for none.
+        """
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """To a code, and back.
+
+    Attributes:
+        code: Z, numbers of a code.
+        variational: whether `encode` gives means and log-variances [B, 2·Z] rather than codes [B, Z].
+    """
+
+    code: int
+    variational: bool
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Return codes [B, Z], or of a variational one means and log-variances [B, 2·Z]."""
+
+    def decode(self, code: Tensor) -> Batch:
+        """Return what codes [B, Z] stand for, by the keys of the batch: of numbers and images the values on the
+        normalised scale, of categories and texts logits."""
+
+    def wanted(self, batch: Batch) -> Batch:
+        """Return what `decode` should give for a batch: normalised numbers and images, codes of categories, tokens."""
+
+
+@runtime_checkable
+class Adversarial(Protocol):
+    """A generator, and the judge it has to deceive.
+
+    Attributes:
+        noise: Z, numbers that an image is made from.
+        classes: of images that it can be told to make; 0: it cannot be told.
+        generator, judge: networks, whose parameters move in turn.
+    """
+
+    noise: int
+    classes: int
+    generator: Any
+    judge: Any
+
+    def generate(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return images [B, C, H, W] from −1 to 1 of noise [B, Z] and, where there are classes, labels [B]."""
+
+    def criticise(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return how real each image [B, C, H, W] looks [B]: a score without bounds."""
