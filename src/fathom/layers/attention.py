@@ -1,13 +1,13 @@
 """Self-attention and the encoder block made of it.
 
     SelfAttention   every token looks at every real token of its sequence, in several heads
-    EncoderBlock    attention, then a two-layer network, each on normalised input and added to what came in
+    EncoderBlock    attention, then a two-layer network, each added to what came in, with a norm before or after it
     Packing         real tokens alone, one behind the other: layers other than attention need no padding
 
-Source: Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, Attention Is All You Need, 2017; the
-normalisation before each part is that of Xiong et al., On Layer Normalization in the Transformer Architecture, 2020;
-rotary positions are those of Su, Lu, Pan, Murtadha, Wen, Liu, RoFormer: Enhanced Transformer with Rotary Position
-Embedding, 2021.
+Source: Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, Attention Is All You Need, 2017, which
+normalises after each part; the normalisation before each part is that of Xiong et al., On Layer Normalization in the
+Transformer Architecture, 2020; rotary positions are those of Su, Lu, Pan, Murtadha, Wen, Liu, RoFormer: Enhanced
+Transformer with Rotary Position Embedding, 2021.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
         """
         parts = self.project_in(x) if packing is None else packing.pad(self.project_in(x))  # [B, T, 3·D]
         parts = parts.unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [B, H, T, D/H] each
+        query, key, value = (part.transpose(1, 2) for part in parts.unbind(2))  # [B, H, T, D/H] each
         if turns is not None:
             query, key = rotate(query, turns), rotate(key, turns)
         dropout = self.dropout if self.training else 0.0
@@ -75,18 +75,32 @@ class SelfAttention(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """One layer of an encoder, normalising before each part: [B, T, D] -> [B, T, D], or [N, D] -> [N, D] if packed.
+    """One layer of an encoder: [B, T, D] -> [B, T, D], or [N, D] -> [N, D] if packed.
+
+        norm before    x = x + attention(norm(x)),  x = x + network(norm(x))
+        norm after     x = norm(x + attention(x)),  x = norm(x + network(x))
 
     Args:
         width: D.
         num_heads: heads of the attention.
         hidden: units of the two-layer network between its layers.
         dropout: share dropped of attention weights and of what each part adds, in training.
+        epsilon: what the norms add to the variance.
+        norm_after: whether they stand after the parts.
     """
 
-    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        hidden: int,
+        dropout: float = 0.0,
+        epsilon: float = 1e-5,
+        norm_after: bool = False,
+    ) -> None:
         super().__init__()
-        self.norm_attention, self.norm_network = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_after = norm_after
+        self.norm_attention, self.norm_network = nn.LayerNorm(width, epsilon), nn.LayerNorm(width, epsilon)
         self.attention = SelfAttention(width, num_heads, dropout)
         self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
@@ -94,6 +108,9 @@ class EncoderBlock(nn.Module):
     def forward(
         self, x: Tensor, visible: Tensor | None = None, turns: Tensor | None = None, packing: Packing | None = None
     ) -> Tensor:
+        if self.norm_after:
+            x = self.norm_attention(x + self.dropout(self.attention(x, visible, turns, packing)))
+            return self.norm_network(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
         x = x + self.dropout(self.attention(self.norm_attention(x), visible, turns, packing))
         hidden = self.dropout(F.gelu(self.expand(self.norm_network(x))))  # [B, T, hidden]
         return x + self.dropout(self.contract(hidden))
