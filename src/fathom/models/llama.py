@@ -1,0 +1,268 @@
+"""Llama: the decoder that open language models of today are made after.
+
+    text [B, T]  ->  token vectors  ->  depth × (norm, causal attention; norm, gated network)  ->  norm
+                 ->  hidden states [B, T, D]  ->  read-out  ->  scores of the next token [B, T, V]
+
+Beside GPT-2 it has no table of positions but turns queries and keys by theirs, norms that divide by the root of the
+mean square, networks with a gate, heads of queries that share keys and values, and no biases. A text's vector is the
+hidden state of its last real token. SmolLM2 and Mistral are Llamas of other sizes.
+The presets are published sizes; `llama` itself is a small one that a CPU trains in minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fathom.core.config import option
+from fathom.core.errors import ConfigError
+from fathom.core.published import Match, match
+from fathom.core.types import Batch, DataSpec, Features, Field
+from fathom.layers.cache import Cache
+from fathom.layers.decoder import (
+    CausalAttention,
+    Decoder,
+    DecoderBlock,
+    Gated,
+    begin,
+    last_real,
+    rotary,
+    rotary_speeds,
+)
+
+REFERENCE = (
+    "Touvron et al., LLaMA: Open and Efficient Foundation Language Models, 2023; Su et al., RoFormer: Enhanced "
+    "Transformer with Rotary Position Embedding, 2021; Zhang, Sennrich, Root Mean Square Layer Normalization, 2019; "
+    "Shazeer, GLU Variants Improve Transformer, 2020; Ainslie et al., GQA: Training Generalized Multi-Query "
+    "Transformer Models from Multi-Head Checkpoints, 2023"
+)
+PUBLISHED = ("llama", "mistral")
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = option(128, "D, length of a token's vector")
+    depth: int = option(4, "blocks")
+    num_heads: int = option(4, "heads of queries of each attention")
+    num_kv_heads: int = option(2, "heads of keys and values, which heads of queries share evenly")
+    head_size: int = option(0, "numbers of a head, even; 0: the width by the heads")
+    hidden: int = option(0, "units of a block's gated network; 0: 8/3 of the width, up to a multiple of 32")
+    context: int = option(0, "the most tokens that a sequence may have; 0: as many as the data's texts")
+    tied: bool = option(True, "whether the token vectors read out what they read in")
+    rotary_base: float = option(10_000.0, "the slowest pair of a head's numbers turns once in about 2π of these tokens")
+    dropout: float = option(0.0, "share of attention weights and of each part's output dropped in training")
+    epsilon: float = option(1e-5, "added to a mean square before its root is taken")
+
+
+presets: dict[str, Config] = {
+    "smollm2_135m": Config(576, 30, 9, 3, hidden=1536, context=8192, rotary_base=100_000.0),
+    "smollm2_360m": Config(960, 32, 15, 5, hidden=2560, context=8192, rotary_base=100_000.0),
+    "smollm2_1_7b": Config(2048, 24, 32, 32, hidden=8192, context=8192, rotary_base=130_000.0),
+    "llama2_7b": Config(4096, 32, 32, 32, hidden=11_008, context=4096, tied=False),
+    "mistral_7b": Config(4096, 32, 32, 8, hidden=14_336, context=32_768, tied=False, rotary_base=1_000_000.0),
+}
+
+
+def accepts(spec: DataSpec) -> str | None:
+    """Return why this model cannot take such data, or None."""
+    if len(spec.inputs) != 1 or spec.inputs[0].kind != "text":
+        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
+        return f"it takes one text column; the input columns are {given}"
+    return None
+
+
+def example() -> DataSpec:
+    """Return short texts of two classes."""
+    return DataSpec(
+        inputs=(Field(name="text", kind="text", shape=(10,), vocabulary=30),),
+        targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),),
+        rows=16,
+    )
+
+
+def paper(preset: str = "smollm2_135m") -> DataSpec:
+    """Return texts of 2,048 tokens of the vocabulary that a preset was published with."""
+    if preset.startswith("smollm2"):
+        vocabulary, special = 49_152, (2, 0, 1, 2, -1)
+    else:
+        vocabulary, special = 32_000, (-1, 0, 1, 2, -1)
+    field = Field(name="text", kind="text", shape=(2048,), vocabulary=vocabulary, special=special)
+    return DataSpec(inputs=(field,))
+
+
+def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
+    """Return settings that suit this model on such data."""
+    batch = 128 if spec.rows >= 10_000 else 32
+    return {"engine": {"learning_rate": 1e-3, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.1}}
+
+
+def build(config: Config, spec: DataSpec) -> Llama:
+    """Return the network for such texts.
+
+    Raises:
+        ConfigError: the data is of another kind, an option is out of range, or texts are longer than the context.
+    """
+    why = accepts(spec)
+    if why:
+        raise ConfigError(f"Model 'llama' cannot be used: {why}.")
+    field = spec.texts[0]
+    _check(config, field)
+    return Llama(resolved(config, field), field)
+
+
+def resolved(config: Config, field: Field) -> Config:
+    """Return the configuration with everything that was left open decided, for such texts."""
+    return replace(
+        config,
+        head_size=config.head_size or config.width // config.num_heads,
+        hidden=config.hidden or -(-8 * config.width // (3 * 32)) * 32,
+        context=config.context or field.shape[0],
+    )
+
+
+class Llama(nn.Module):
+    """The network; `width` is D."""
+
+    speeds: Tensor
+
+    def __init__(self, config: Config, field: Field) -> None:
+        super().__init__()
+        self.config, self.key, self.pad = config, field.key, field.pad
+        self.width, self.vocabulary, self.context = config.width, field.vocabulary, config.context
+        self.vectors = nn.Embedding(self.vocabulary, config.width)
+        self.register_buffer("speeds", rotary_speeds(config.head_size, config.rotary_base), persistent=False)
+        norm = partial(nn.RMSNorm, config.width, config.epsilon)
+        self.decoder = Decoder([_block(config, norm) for _ in range(config.depth)], norm())
+        self.readout_vectors = None if config.tied else nn.Linear(config.width, self.vocabulary, bias=False)
+        begin(self, config.depth)
+
+    def forward(self, batch: Batch) -> Features:
+        tokens = batch[self.key]  # [B, T]
+        places = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        x = self._decoded(tokens, places)  # [B, T, D]
+        real = tokens != self.pad
+        return Features(pooled=last_real(x, real), tokens=x, mask=real)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the scores of the next token, [..., D] -> [..., V]."""
+        return F.linear(hidden, (self.readout_vectors or self.vectors).weight)
+
+    def cache(self, rows: int, length: int) -> Cache:
+        """Return room for what is kept of `rows` sequences of up to `length` tokens.
+
+        Raises:
+            ConfigError: it was not made for so many tokens.
+        """
+        if length > self.context:
+            raise ConfigError(f"{length} tokens were asked for; the model's context has {self.context}.")
+        return Cache(self.config.depth, rows, length)
+
+    def extend(self, tokens: Tensor, cache: Cache, mask: Tensor | None = None) -> Tensor:
+        """Return the hidden states [B, t, D] of `tokens` [B, t] that follow what the cache holds, and put them there.
+
+        Args:
+            mask: [B, t], false at padding, which stands to the left of a shorter prompt.
+        """
+        return self._decoded(tokens, cache.admit(tokens, mask), cache)
+
+    def _decoded(self, tokens: Tensor, places: Tensor, cache: Cache | None = None) -> Tensor:
+        x = self.vectors(tokens)  # [B, T, D]
+        return self.decoder(x, rotary(places, self.speeds, x.dtype), cache)
+
+
+def _block(config: Config, norm: partial[nn.RMSNorm]) -> DecoderBlock:
+    attention = CausalAttention(
+        config.width, config.num_heads, config.num_kv_heads, config.head_size, bias=False, dropout=config.dropout
+    )
+    return DecoderBlock(attention, Gated(config.width, config.hidden), norm, config.dropout)
+
+
+def published(settings: Mapping[str, Any]) -> Config:
+    """Return the configuration that a `config.json` of transformers describes.
+
+    Raises:
+        ConfigError: it asks for what this network does not do.
+    """
+    _check_published(settings)
+    width, heads = int(settings["hidden_size"]), int(settings["num_attention_heads"])
+    rope = settings.get("rope_parameters") or {}
+    context = int(settings.get("max_position_embeddings", 2048))
+    return Config(
+        width=width,
+        depth=int(settings["num_hidden_layers"]),
+        num_heads=heads,
+        num_kv_heads=int(settings.get("num_key_value_heads") or heads),
+        head_size=int(settings.get("head_dim") or 0),
+        hidden=int(settings["intermediate_size"]),
+        # Within a sliding window every token is seen by all after it, as here; beyond it not.
+        context=min(context, int(settings.get("sliding_window") or context)),
+        tied=bool(settings.get("tie_word_embeddings", False)),
+        rotary_base=float(rope.get("rope_theta") or settings.get("rope_theta") or 10_000.0),
+        epsilon=float(settings.get("rms_norm_eps", 1e-6)),
+    )
+
+
+def _check_published(settings: Mapping[str, Any]) -> None:
+    if settings.get("hidden_act", "silu") != "silu":
+        raise ConfigError(f"The published network's activation is '{settings['hidden_act']}'; Llama here has silu.")
+    for name in ("attention_bias", "mlp_bias"):
+        if settings.get(name):
+            raise ConfigError(f"The published network has {name}, which Llama here has not.")
+    scaling = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind != "default":
+        raise ConfigError(
+            f"The published network stretches its rotary positions ('{kind}'), which Llama here does not: take one "
+            "without rope_scaling, or use it through --model hf:NAME."
+        )
+
+
+def matches(config: Config) -> Iterator[Match]:
+    """Yield which published tensors are which of ours."""
+    yield match("vectors", "embed_tokens")
+    yield match("decoder.norm", "norm")
+    for i in range(config.depth):
+        ours, theirs = f"decoder.blocks.{i}", f"layers.{i}"
+        yield match(f"{ours}.norm_attention", f"{theirs}.input_layernorm")
+        projections = (f"{theirs}.self_attn.{name}_proj" for name in "qkv")
+        yield match(f"{ours}.attention.project_in", *projections)
+        yield match(f"{ours}.attention.project_out", f"{theirs}.self_attn.o_proj")
+        yield match(f"{ours}.norm_network", f"{theirs}.post_attention_layernorm")
+        yield match(f"{ours}.network.expand", f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
+        yield match(f"{ours}.network.contract", f"{theirs}.mlp.down_proj")
+    yield match("vectors" if config.tied else "readout_vectors", "lm_head")
+
+
+def _check(config: Config, field: Field) -> None:
+    least = {"width": 1, "depth": 1, "num_heads": 1, "num_kv_heads": 1, "head_size": 0, "hidden": 0, "context": 0}
+    for name, floor in least.items():
+        if getattr(config, name) < floor:
+            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {floor} or more.")
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    if config.num_heads % config.num_kv_heads:
+        raise ConfigError(
+            f"Option 'model.num_kv_heads' was given {config.num_kv_heads}, which {config.num_heads} heads of queries "
+            "cannot share evenly: give a divisor of model.num_heads."
+        )
+    if not config.head_size and config.width % config.num_heads:
+        raise ConfigError(
+            f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width {config.width}: "
+            f"set model.width={-(-config.width // config.num_heads) * config.num_heads} or a model.head_size."
+        )
+    size = config.head_size or config.width // config.num_heads
+    if size % 2:
+        raise ConfigError(
+            f"Heads have {size} numbers each, which rotary positions turn in pairs: set model.head_size={size + 1}."
+        )
+    if 0 < config.context < field.shape[0]:
+        raise ConfigError(
+            f"Texts of column '{field.name}' have up to {field.shape[0]} tokens; the context is {config.context}: set "
+            f"prepare.text_length={config.context}, or a longer model.context."
+        )
