@@ -58,7 +58,11 @@ def main() -> None:
 
 def run(source: Any, test: Any, minutes: float | None, seed: int) -> dict[str, Any]:
     """Train once and return the figures."""
-    model = fathom.fit(source, target="label", test=test, minutes=minutes, seed=seed, progress=True)
+    return figures(fathom.fit(source, target="label", test=test, minutes=minutes, seed=seed, progress=True), seed)
+
+
+def figures(model: fathom.Model, seed: int) -> dict[str, Any]:
+    """Return what was measured of a run."""
     evidence = json.loads(model.files["evidence.json"])
     trained, rows = evidence["run"], evidence["data"]["splits"]["train"]
     found = model.metrics["test"]["label"]["metrics"]["accuracy"]
