@@ -1,9 +1,14 @@
-"""How an image enters a network."""
+"""How an image enters a network.
+
+Normalize        centred and scaled
+PatchEmbedding   cut into square patches, each of them a token
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fathom.core.types import Field
 
@@ -31,3 +36,39 @@ class Normalize(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return (image.to(self.mean.dtype) - self.mean) * self.scale  # [B, C, H, W]
+
+
+class PatchEmbedding(nn.Module):
+    """Cut images into square patches and map each linearly to a vector: [B, C, H, W] -> [B, N, D].
+
+    Patches stand row by row, N = ⌈H / patch⌉ · ⌈W / patch⌉; where they do not divide a side, zeros fill it up. The
+    weights are those of a convolution by strides of its kernel, [D, C, patch, patch]; as one matrix product over the
+    patches laid out side by side it is quicker.
+
+    Source: Dosovitskiy et al., An Image Is Worth 16x16 Words, 2021, section 3.1.
+
+    Args:
+        channels: C.
+        width: D.
+        patch: pixels of a patch's side.
+    """
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.weight = nn.Parameter(torch.empty(width, channels, patch, patch))
+        self.bias = nn.Parameter(torch.zeros(width))
+        nn.init.normal_(self.weight, std=(channels * patch * patch) ** -0.5)  # keeps the variance of the pixels
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return how many patches such an image has from top to bottom and from left to right."""
+        return -(-height // self.patch), -(-width // self.patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (rows, columns), side = self.grid(*x.shape[2:]), self.patch
+        below, right = rows * side - x.shape[2], columns * side - x.shape[3]
+        if below or right:
+            x = F.pad(x, (0, right, 0, below))
+        x = x.unflatten(3, (columns, side)).unflatten(2, (rows, side))  # [B, C, rows, side, columns, side]
+        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, C·side²]
+        return F.linear(patches, self.weight.flatten(1), self.bias)
