@@ -1,0 +1,365 @@
+"""Graphs as networks need them: from a batch of padded edges to sums over each node's neighbours.
+
+    nodes [B, N, F], edges [B, E, 2], size [B]   ->   Graphs   ->   one graph of R nodes, x [R, F]
+
+All graphs of a batch are one large graph that falls into pieces; a message goes along an edge from its first end to
+its second. There are two forms, which give the same numbers:
+
+    Sparse   only real nodes and edges, as compressed rows with their transpose: fast. It takes sorting to make, so the
+             graphs met last are kept, and recognised where the same edges come again (one large graph, step after step)
+    Padded   every place of the batch, with what is not real masked: fixed shapes, as compiling and exporting need
+
+Source of the compressed rows: Buluç, Fineman, Frigo, Gilbert, Leiserson, Parallel Sparse Matrix-Vector and
+Matrix-Transpose-Vector Multiplication Using Compressed Sparse Blocks, 2009, section 2.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fathom.core.errors import DataError
+from fathom.layers.propagate import (
+    Matrix,
+    Operator,
+    Pattern,
+    attend,
+    edge_scores,
+    largest,
+    pair_scores,
+    product,
+)
+
+KEPT = 4  # graphs that are remembered: those of training, of validation, and some
+Weights = Literal["sum", "mean", "symmetric"]
+
+
+class Sparse:
+    """A graph of R nodes in compressed rows. What is derived from its edges is made once, when it is first asked for.
+
+    Args:
+        source, target: [M] int64, the nodes that each edge leads from and to.
+        real: [B, N] bool, which places of the batch the R nodes stand at, row by row.
+    """
+
+    def __init__(self, source: Tensor, target: Tensor, real: Tensor) -> None:
+        self.real, self.rows = real, int(real.sum())
+        self.places = None if self.rows == real.numel() else real.flatten().nonzero().squeeze(1)  # [R]
+        self.source, self.target = source, target
+
+    @property
+    def mask(self) -> None:
+        """None: all its nodes are real."""
+        return None
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Return the vectors of real nodes: [B, N, F] -> [R, F]."""
+        return x.flatten(0, 1) if self.places is None else x.flatten(0, 1).index_select(0, self.places)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Return them at their places, with zeros between: [R, D] -> [B, N, D]."""
+        if self.places is not None:
+            x = x.new_zeros(self.real.numel(), x.shape[1]).index_copy(0, self.places, x)
+        return x.unflatten(0, self.real.shape)
+
+    def gather(self, x: Tensor, weights: Weights) -> Tensor:
+        """Return the weighted sum over each node's neighbours, [R, D] of [R, D]; see `weights_of`."""
+        return product(getattr(self, weights), x)
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Return the largest of each node's neighbours, number by number; zero where there is none."""
+        if x.device.type == "cpu":
+            return largest(x, self.sum.matrix)
+        return _largest(x, self.source, self.target)
+
+    def attend(self, x: Tensor, scores: Tensor, dropout: float) -> Tensor:
+        """Return the mean over each node's neighbours and itself, weighted by a softmax of their scores.
+
+        Args:
+            x: [R, H, C].
+            scores: of `scores_of_ends` or `scores_of_pairs`, in the order that is this graph's own.
+            dropout: share of the weights that are dropped.
+        """
+        pattern = self.heads(x.shape[1])
+        keep = F.dropout(torch.ones_like(scores), dropout) if dropout else None
+        return attend(x.flatten(0, 1), scores, keep, pattern).view_as(x)
+
+    def scores_of_ends(self, u: Tensor, v: Tensor, slope: float) -> Tensor:
+        """Return LeakyReLU(u[source] + v[target]) of each edge in each head, of [R, H] and [R, H]."""
+        return F.leaky_relu_(edge_scores(u.flatten(), v.flatten(), self.heads(u.shape[1])), slope)
+
+    def scores_of_pairs(self, u: Tensor, v: Tensor, a: Tensor, slope: float) -> Tensor:
+        """Return a · LeakyReLU(u[source] + v[target]) of each edge in each head, of [R, H, C], [R, H, C] and [H, C]."""
+        heads = len(a)
+        found = pair_scores(u, v, a, slope, (self.looped.source, self.looped.target))  # [M, H]
+        return found.flatten().index_select(0, self._order_of_heads(heads)) if heads > 1 else found.squeeze(1)
+
+    @cached_property
+    def sum(self) -> Operator:
+        return self.pattern.weighted(None)
+
+    @cached_property
+    def mean(self) -> Operator:
+        degree = self.pattern.incoming.starts.diff()
+        return self.pattern.weighted(degree.float().reciprocal().index_select(0, self.pattern.target))
+
+    @cached_property
+    def symmetric(self) -> Operator:
+        pattern = self.looped
+        root = pattern.incoming.starts.diff().float().rsqrt()  # [R]; of one or more, because of the loops
+        return pattern.weighted(root.index_select(0, pattern.source) * root.index_select(0, pattern.target))
+
+    @cached_property
+    def pattern(self) -> Pattern:
+        """The edges as given."""
+        return _pattern(self.source, self.target, self.rows)
+
+    @cached_property
+    def looped(self) -> Pattern:
+        """The edges with exactly one from each node to itself."""
+        others = self.source != self.target
+        nodes = torch.arange(self.rows, device=self.source.device)
+        return _pattern(torch.cat([self.source[others], nodes]), torch.cat([self.target[others], nodes]), self.rows)
+
+    def heads(self, count: int) -> Pattern:
+        """Return the edges with loops, for nodes of which each is `count` rows, that look at their like alone."""
+        if count not in self._heads:
+            self._heads[count] = self._split(count)
+        return self._heads[count]
+
+    @cached_property
+    def _heads(self) -> dict[int, Pattern]:
+        return {1: self.looped}
+
+    def _order_of_heads(self, count: int) -> Tensor:
+        """Return where each edge of `heads` stands among [M, H]."""
+        return self._orders.setdefault(count, _split_order(self.looped.target, count))
+
+    @cached_property
+    def _orders(self) -> dict[int, Tensor]:
+        return {}
+
+    def _split(self, count: int) -> Pattern:
+        order = self._order_of_heads(count)
+        head = torch.arange(count, device=order.device)
+        source = (self.looped.source.long()[:, None] * count + head).flatten()[order]
+        target = (self.looped.target.long()[:, None] * count + head).flatten()[order]
+        return _pattern(source, target, self.rows * count)
+
+
+class Padded:
+    """The same in fixed shapes: R = B·N nodes and M = B·E edges, with what is not real masked.
+
+    Args:
+        source, target: [M] int64; of an edge that is not real, any node.
+        exists: [M] bool, which edges are real.
+        real: [B, N] bool, which nodes are real.
+    """
+
+    def __init__(self, source: Tensor, target: Tensor, exists: Tensor, real: Tensor) -> None:
+        self.source, self.target, self.exists, self.real = source, target, exists, real
+        self.rows = real.shape[0] * real.shape[1]
+
+    @property
+    def mask(self) -> Tensor:
+        """[R] bool, which nodes are real."""
+        return self.real.flatten()
+
+    def pack(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1)
+
+    def pad(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, self.real.shape) * self.real[..., None]
+
+    def gather(self, x: Tensor, weights: Weights) -> Tensor:
+        graph = self.looped() if weights == "symmetric" else self
+        return graph._sum(x, graph._weights(weights).to(x.dtype))
+
+    def largest(self, x: Tensor) -> Tensor:
+        sunk = torch.where(self.exists, self.target, self.rows)  # edges that are not real lead to a row of their own
+        return _largest(x, self.source, sunk, self.rows + 1)[:-1]
+
+    def attend(self, x: Tensor, scores: Tensor, dropout: float) -> Tensor:
+        graph = self.looped()
+        scores = scores.masked_fill(~graph.exists[:, None], -torch.inf)  # [M, H]
+        into = graph.target[:, None].expand_as(scores)
+        highest = scores.detach().new_full((self.rows, scores.shape[1]), -torch.inf)
+        highest = highest.scatter_reduce(0, into, scores.detach(), "amax")  # [R, H]; finite, because of the loops
+        weights = (scores - highest.index_select(0, graph.target)).exp()
+        total = torch.zeros_like(highest).index_add(0, graph.target, weights)
+        weights = F.dropout(weights / total.index_select(0, graph.target), dropout)
+        return graph._sum(x, weights[..., None].to(x.dtype))
+
+    def scores_of_ends(self, u: Tensor, v: Tensor, slope: float) -> Tensor:
+        graph = self.looped()
+        return F.leaky_relu(u.index_select(0, graph.source) + v.index_select(0, graph.target), slope)  # [M, H]
+
+    def scores_of_pairs(self, u: Tensor, v: Tensor, a: Tensor, slope: float) -> Tensor:
+        return (self.scores_of_ends(u, v, slope) * a).sum(-1)  # [M, H]
+
+    def looped(self) -> Padded:
+        """Return the graph with exactly one edge from each node to itself."""
+        nodes = torch.arange(self.rows, device=self.source.device)
+        exists = torch.cat([self.exists & (self.source != self.target), torch.ones_like(nodes, dtype=torch.bool)])
+        return Padded(torch.cat([self.source, nodes]), torch.cat([self.target, nodes]), exists, self.real)
+
+    def _weights(self, weights: Weights) -> Tensor:
+        """Return what each edge counts, [M]."""
+        exists = self.exists.float()
+        if weights == "sum":
+            return exists
+        degree = exists.new_zeros(self.rows).index_add(0, self.target, exists).clamp_min(1)
+        if weights == "mean":
+            return exists / degree.index_select(0, self.target)
+        return exists * (degree.index_select(0, self.source) * degree.index_select(0, self.target)).rsqrt()
+
+    def _sum(self, x: Tensor, weights: Tensor) -> Tensor:
+        shape = (-1,) + (1,) * (x.dim() - 1) if weights.dim() == 1 else weights.shape
+        return torch.zeros_like(x).index_add(0, self.target, x.index_select(0, self.source) * weights.view(shape))
+
+
+Graph = Sparse | Padded
+
+
+class Graphs:
+    """Makes the graph of a batch, and hands out the one made before where it is the same.
+
+    A tensor is the same if it is the very object, unchanged since by PyTorch, or if its contents are equal: a batch
+    gathered anew in each epoch is recognised, and one changed in place is not mistaken for what it was.
+
+    Args:
+        both: whether each edge is also gone along backwards.
+    """
+
+    def __init__(self, both: bool = False) -> None:
+        self.both = both
+        self._kept: list[_Seen] = []
+
+    def of(self, edges: Tensor, size: Tensor, nodes: int) -> Graph:
+        """Return the graph of all graphs of a batch.
+
+        Args:
+            edges: [B, E, 2] int64, (from, to); negative where there is none.
+            size: [B], real nodes of each.
+            nodes: N, places for nodes.
+
+        Raises:
+            DataError: an edge names a node that its graph does not have.
+        """
+        if torch.compiler.is_compiling():
+            return _padded(edges, size, nodes, self.both)
+        for place, seen in enumerate(self._kept):
+            if seen.nodes == nodes and seen.edges.is_same(edges) and seen.size.is_same(size):
+                self._kept.insert(0, self._kept.pop(place))
+                return seen.graph
+        graph = _sparse(edges, size, nodes, self.both)
+        self._kept = [_Seen(_Kept(edges), _Kept(size), nodes, graph), *self._kept[: KEPT - 1]]
+        return graph
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graphs:
+        return Graphs(self.both)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Graphs, (self.both,)
+
+
+class _Kept:
+    """A tensor as it was."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.contents = tensor.clone()
+        self._remember(tensor)
+
+    def is_same(self, tensor: Tensor) -> bool:
+        if tensor is self.object() and not tensor.is_inference() and tensor._version == self.version:
+            return True
+        same = (
+            tensor.shape == self.contents.shape
+            and tensor.dtype == self.contents.dtype
+            and tensor.device == self.contents.device
+            and torch.equal(tensor, self.contents)
+        )
+        if same:
+            self._remember(tensor)
+        return same
+
+    def _remember(self, tensor: Tensor) -> None:
+        self.object = weakref.ref(tensor)
+        self.version = -1 if tensor.is_inference() else tensor._version
+
+
+@dataclass(frozen=True)
+class _Seen:
+    edges: _Kept
+    size: _Kept
+    nodes: int
+    graph: Sparse
+
+
+def _padded(edges: Tensor, size: Tensor, nodes: int, both: bool) -> Padded:
+    rows = len(edges) * nodes
+    first = torch.arange(0, rows, nodes, device=edges.device)[:, None, None]  # [B, 1, 1]
+    exists = (edges >= 0).all(-1).flatten()  # [M]
+    source, target = (edges.clamp_min(0) + first).flatten(0, 1).unbind(1)
+    real = torch.arange(nodes, device=edges.device) < size[:, None]
+    if both:
+        source, target, exists = torch.cat([source, target]), torch.cat([target, source]), exists.repeat(2)
+    return Padded(source, target, exists, real)
+
+
+def _sparse(edges: Tensor, size: Tensor, nodes: int, both: bool) -> Sparse:
+    exists = (edges >= 0).all(-1)  # [B, E]
+    _check(edges, exists, size, nodes)
+    first = size.cumsum(0) - size  # [B]: where each graph's nodes begin
+    source, target = (edges + first[:, None, None])[exists].long().unbind(1)
+    real = torch.arange(nodes, device=edges.device) < size[:, None]
+    if both:
+        source, target = torch.cat([source, target]), torch.cat([target, source])
+    return Sparse(source, target, real)
+
+
+def _check(edges: Tensor, exists: Tensor, size: Tensor, nodes: int) -> None:
+    wrong = (exists[..., None] & (edges >= size[:, None, None])).any(-1)  # [B, E]
+    if wrong.any():
+        graph, edge = wrong.nonzero()[0].tolist()
+        raise DataError(
+            f"Edge {edge} of graph {graph} joins nodes {edges[graph, edge].tolist()}, but the graph has "
+            f"{int(size[graph])} nodes, numbered from 0."
+        )
+    if len(size) and (int(size.max()) > nodes or int(size.min()) < 0):
+        raise DataError(
+            f"A graph is said to have {int(size.max() if size.max() > nodes else size.min())} nodes; the batch has "
+            f"places for 0 to {nodes}."
+        )
+
+
+def _pattern(source: Tensor, target: Tensor, rows: int) -> Pattern:
+    """Return the edges sorted by their targets; of one target, they keep their order."""
+    order = target.argsort(stable=True)
+    source, target = source[order], target[order]
+    back = source.argsort(stable=True)
+    incoming = Matrix(_starts(target, rows), torch.arange(len(source), dtype=torch.int32, device=source.device))
+    return Pattern(source.int(), target.int(), incoming, Matrix(_starts(source, rows), back.int()))
+
+
+def _starts(ends: Tensor, rows: int) -> Tensor:
+    counts = torch.bincount(ends, minlength=rows)
+    return F.pad(counts.cumsum(0), (1, 0)).int()
+
+
+def _split_order(target: Tensor, heads: int) -> Tensor:
+    """Return the order that sorts edges × heads, [M, H] flattened, by (target, head, edge); targets are sorted."""
+    head = torch.arange(heads, device=target.device)
+    return (target.long()[:, None] * heads + head).flatten().argsort(stable=True)
+
+
+def _largest(x: Tensor, source: Tensor, target: Tensor, rows: int = 0) -> Tensor:
+    into = target[:, None].expand(-1, x.shape[1])
+    empty = x.new_zeros(rows or len(x), x.shape[1])
+    return empty.scatter_reduce(0, into, x.index_select(0, source), "amax", include_self=False)
