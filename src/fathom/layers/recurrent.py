@@ -62,7 +62,7 @@ class Cell(nn.Module, ABC):
 
     def start(self, x: Tensor) -> State:
         """Return the state before the first step of sequences x [B, …]: zeros."""
-        return tuple(x.new_zeros(len(x), self.units) for _ in range(self.parts))
+        return tuple(x.new_zeros(x.shape[0], self.units) for _ in range(self.parts))
 
     @abstractmethod
     def forward(self, x: Tensor, state: State) -> State:
@@ -261,7 +261,7 @@ class RecurrentStack(nn.Module):
         if lengths is None:
             end = y[:, -1, :units]
         else:
-            end = y[torch.arange(len(y), device=y.device), (lengths - 1).clamp_min(0), :units]
+            end = y[torch.arange(y.shape[0], device=y.device), (lengths - 1).clamp_min(0), :units]
         found = torch.cat([end, y[:, 0, units:]], dim=-1) if self.both else end
         return found if lengths is None else found * (lengths > 0)[:, None]
 
@@ -344,7 +344,7 @@ def reversal(lengths: Tensor, steps: int) -> Tensor:
 
 def take_steps(x: Tensor, order: Tensor) -> Tensor:
     """Return x [B, T, D] with step order[b, t] of row b at its step t, order being [B, T]."""
-    rows = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    rows = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
     return x.flatten(0, 1).index_select(0, (rows + order).flatten()).view(*order.shape, x.shape[-1])
 
 
