@@ -262,8 +262,8 @@ def _check(config: Config) -> None:
         )
     if config.stochastic_depth and config.version == "v1":
         raise ConfigError(
-            "Option 'model.stochastic_depth' skips blocks, which those of MobileNet v1 cannot bear, for they add nothing "
-            "to their input: leave it at 0, or take model.version=v2."
+            "Option 'model.stochastic_depth' skips blocks, which those of MobileNet v1 cannot bear, for they add "
+            "nothing to their input: leave it at 0, or take model.version=v2."
         )
     if not 0 < config.norm_eps < 1:
         raise ConfigError(f"Option 'model.norm_eps' was given {config.norm_eps}; expected a small number above 0.")

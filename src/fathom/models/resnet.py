@@ -6,13 +6,15 @@
     bottleneck block     1×1, 3×3, 1×1 to 4 × its width    + shortcut     resnet50, resnet101
 
 Large images go through the stem of the paper (7×7 by strides of 2, then a pool by 2), small ones through one 3×3.
-The presets are those of the paper. `resnet` itself is a short, narrow one that a CPU trains in minutes; it takes
-over what was found later: shortcuts that average before they project, and blocks that begin as the identity.
+The presets are those of the paper; those for CIFAR show images of any size to the small stem. `resnet` itself is a
+short, narrow one that a CPU trains in minutes; it takes over what was found later: shortcuts that average before they
+project, and blocks that begin as the identity.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,14 +23,16 @@ from torch import Tensor, nn
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
 from fathom.core.mirror import mirrors_alike
+from fathom.core.published import Match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
-from fathom.layers.conv import ConvNorm, ResidualBlock
+from fathom.layers.conv import ConvNorm, ResidualBlock, conv_norm
 from fathom.layers.image import Normalize
 
 REFERENCE = (
     "He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, 2015; "
     "He, Zhang, Zhang, Zhang, Xie, Li, Bag of Tricks for Image Classification with Convolutional Neural Networks, 2018"
 )
+PUBLISHED = ("resnet",)
 LARGE = 96  # pixels of the shorter side from which the paper's stem, which divides it by four, is used
 EXPANSION = 4  # of a bottleneck
 LAST_SIDE = 4  # pixels, about, of the last stage's maps where the number of stages is left open
@@ -63,6 +67,10 @@ presets: dict[str, Config] = {
     "resnet34": _paper("basic", 3, 4, 6, 3),
     "resnet50": _paper("bottleneck", 3, 4, 6, 3),
     "resnet101": _paper("bottleneck", 3, 4, 23, 3),
+    "resnet152": _paper("bottleneck", 3, 8, 36, 3),
+    "resnet18_cifar": replace(_paper("basic", 2, 2, 2, 2), stem="small"),
+    "resnet34_cifar": replace(_paper("basic", 3, 4, 6, 3), stem="small"),
+    "resnet50_cifar": replace(_paper("bottleneck", 3, 4, 6, 3), stem="small"),
 }
 
 
@@ -80,6 +88,15 @@ def example() -> DataSpec:
         inputs=(Field(name="image", kind="image", shape=(1, 12, 12), stats=Stats(mean=(100.0,), std=(50.0,))),),
         targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),),
         rows=16,
+    )
+
+
+def paper() -> DataSpec:
+    """Return the data of the paper: ImageNet, at 224 pixels."""
+    return DataSpec(
+        inputs=(Field(name="image", kind="image", shape=(3, 224, 224)),),
+        targets=(Field(name="label", kind="category", classes=tuple(f"class {i}" for i in range(1000))),),
+        rows=1_281_167,
     )
 
 
@@ -153,7 +170,9 @@ class ResNet(nn.Module):
         super().__init__()
         self.key, self.mirror = field.key, mirror
         self.normalize = Normalize(field)
-        self.stem = _stem(config, field)
+        large, side = _large(config, field), 7 if _large(config, field) else 3
+        self.stem = ConvNorm(field.shape[0], config.stem_width, side, 2 if large else config.stem_stride)
+        self.pool = nn.MaxPool2d(3, 2, padding=1) if large else nn.Identity()
         channels, stages = config.stem_width, []
         for index, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             stride = config.first_stride if index == 0 else 2
@@ -175,7 +194,7 @@ class ResNet(nn.Module):
 
     def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return what each stage gives out."""
-        x = self.stem(x)
+        x = self.pool(self.stem(x))
         maps: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
@@ -189,12 +208,6 @@ def _large(config: Config, field: Field) -> bool:
 
 def _stem_stride(config: Config, field: Field) -> int:
     return 4 if _large(config, field) else config.stem_stride
-
-
-def _stem(config: Config, field: Field) -> nn.Module:
-    if not _large(config, field):
-        return ConvNorm(field.shape[0], config.stem_width, 3, config.stem_stride)
-    return nn.Sequential(ConvNorm(field.shape[0], config.stem_width, 7, 2), nn.MaxPool2d(3, 2, padding=1))
 
 
 def _block(config: Config, inputs: int, width: int, outputs: int, stride: int) -> ResidualBlock:
@@ -229,3 +242,43 @@ def _check(config: Config) -> None:
         smallest = min(given, default=floor) if isinstance(given, tuple) else given
         if smallest < floor:
             raise ConfigError(f"Option 'model.{name}' was given {smallest}; expected {floor} or more.")
+
+
+def published(settings: Mapping[str, Any]) -> Config:
+    """Return the configuration of published weights, from the contents of transformers' `config.json`.
+
+    Raises:
+        ConfigError: the weights are of a variant that this network is not.
+    """
+    if settings.get("hidden_act", "relu") != "relu":
+        raise ConfigError(f"The published ResNet has activation '{settings['hidden_act']}'; only 'relu' can be read.")
+    block: Literal["basic", "bottleneck"] = "basic" if settings.get("layer_type") == "basic" else "bottleneck"
+    outputs = settings.get("hidden_sizes") or (256, 512, 1024, 2048)
+    return Config(
+        block=block,
+        depths=tuple(settings.get("depths") or (3, 4, 6, 3)),
+        widths=tuple(size // EXPANSION if block == "bottleneck" else size for size in outputs),
+        stem="large",
+        stem_width=int(settings.get("embedding_size", 64)),
+        first_stride=2 if settings.get("downsample_in_first_stage") else 1,
+        shortcut="project",
+        stride_at="1x1" if settings.get("downsample_in_bottleneck") else "3x3",
+        identity_start=False,
+        mirror="no",
+    )
+
+
+def matches(config: Config) -> Iterator[Match]:
+    """Return what our weights are called in transformers' ResNet."""
+
+    def line(ours: str, theirs: str) -> list[Match]:
+        return conv_norm(ours, f"{theirs}.convolution", f"{theirs}.normalization")
+
+    yield from line("stem", "embedder.embedder")
+    for stage, depth in enumerate(config.depths):
+        for block in range(depth):
+            ours, theirs = f"stages.{stage}.{block}", f"encoder.stages.{stage}.layers.{block}"
+            for layer in range(2 if config.block == "basic" else 3):
+                yield from line(f"{ours}.branch.{layer}", f"{theirs}.layer.{layer}")
+            if block == 0:
+                yield from line(f"{ours}.shortcut", f"{theirs}.shortcut")
