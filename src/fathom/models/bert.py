@@ -266,8 +266,10 @@ def matches(config: Config) -> Iterator[Match]:
     """Yield what each of our tensors is called in transformers' files; the oldest ones name norms as TensorFlow did."""
     yield match("vectors.0", "embeddings.word_embeddings")
     yield match("positions", "embeddings.position_embeddings.weight")
-    yield match("segments", "embeddings.token_type_embeddings.weight")
-    yield match("pooler", "pooler.dense")
+    if config.segments:
+        yield match("segments", "embeddings.token_type_embeddings.weight")
+    if config.pooling == "tanh":
+        yield match("pooler", "pooler.dense")
     norms = [("norm", "embeddings.LayerNorm")]
     for index in range(config.depth):
         for ours, (bert, distilbert) in BLOCK.items():
