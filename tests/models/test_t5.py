@@ -16,6 +16,7 @@ from tests.conformance.samples import batch_of
 
 SMALL = t5.Config(16, 2, 3, 2, 12, 24, dropout=0.0)
 KINDS = [pytest.param(False, True, id="t5"), pytest.param(True, False, id="t5 1.1")]
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 SPECIAL = (0, 2, 0, 1, -1)
 SPEC = DataSpec(
     inputs=(Field(name="text", kind="text", shape=(40,), vocabulary=50, special=SPECIAL),),
@@ -29,13 +30,15 @@ def build(config: t5.Config = SMALL, spec: DataSpec = SPEC) -> t5.T5:
 
 
 def reference(config: t5.Config, vocabulary: int = 50):
-    """Return transformers' network of the same configuration, with random weights, all but nothing of them zero."""
+    """Return transformers' network of the same configuration, with random weights, those of its norms too."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(1)
     theirs = transformers.T5ForConditionalGeneration(settings(config, vocabulary)).eval()
+    if not config.tied:  # as a file with both has it; a fresh network's are one
+        theirs.lm_head.weight = torch.nn.Parameter(torch.randn_like(theirs.lm_head.weight))
     with torch.no_grad():
         for parameter in theirs.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     return theirs
 
 
@@ -90,9 +93,6 @@ def test_equals_transformers(gated, tied):
     assert translated.keys() == dict(ours.named_parameters()).keys()
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, translated[name], **CLOSE)
-
-
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def test_the_published_small_one_equals_transformers():

@@ -116,7 +116,7 @@ def published(settings: Mapping[str, Any]) -> Config:
         head_size=settings["d_kv"],
         hidden=settings["d_ff"],
         gated=kind == "gated-gelu",
-        tied=settings.get("tie_word_embeddings", True),
+        tied=settings.get("tie_word_embeddings", True) and settings.get("scale_decoder_outputs", True),
         buckets=settings.get("relative_attention_num_buckets", 32),
         farthest=settings.get("relative_attention_max_distance", 128),
         dropout=settings.get("dropout_rate", 0.1),
