@@ -148,6 +148,40 @@ def test_pairs_of_columns_are_read_as_pairs_of_sentences():
         torch.testing.assert_close(found.pooled[row], expected.pooler_output[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "pooling", "fresh"),
+    [
+        ("Bert", "BertForSequenceClassification", "tanh", ()),
+        ("Bert", "BertForMaskedLM", "tanh", ("pooler.weight", "pooler.bias")),
+        ("Bert", "BertModel", "mean", ()),
+        ("DistilBert", "DistilBertForSequenceClassification", "first", ()),
+        ("Roberta", "RobertaForMaskedLM", "tanh", ("pooler.weight", "pooler.bias")),
+    ],
+)
+def test_published_folders_are_read(kind, name, pooling, fresh, tmp_path):
+    """With the pooling of the networks that such weights were made for; heads are left, and what is missing is said."""
+    transformers = pytest.importorskip("transformers", reason="the reference implementation is not installed")
+    own = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    if kind == "DistilBert":
+        own = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 40}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=50, max_position_embeddings=64, **own)
+    reference = getattr(transformers, name)(config).eval()
+    reference.save_pretrained(tmp_path)
+    published = pretrained.find(str(tmp_path))
+    entry, spec = pretrained.family(published), texts_of(7, pad=config.pad_token_id)
+    assert entry.config.pooling == pooling
+    model = entry.module.build(entry.config, spec).eval()
+    loaded = pretrained.put(model, published.tensors, entry.module.matches(entry.config))
+    assert loaded.fresh == fresh and loaded.changed == ()
+    heads = ("classifier", "pre_classifier", "cls.", "lm_head", "pooler")
+    assert all(left.startswith(heads) for left in loaded.left)
+    batch = some_texts(spec, (7, 3))
+    real = batch["text:a"] != config.pad_token_id
+    with torch.no_grad():
+        found, expected = model(batch), reference.base_model(batch["text:a"], attention_mask=real.long())
+    torch.testing.assert_close(found.tokens[real], expected.last_hidden_state[real], rtol=0, atol=1e-5)
+
+
 def test_norms_named_as_in_the_oldest_files_are_read():
     reference = references("bert", 16, 1, 2, 40)
     old = {}
