@@ -44,7 +44,10 @@ def main() -> None:
         rows = []
         for case in import_module(family).cases():
             rows.append(measured(case, given.repeats))
-            print(f"{case.family:14}{case.name:46}{rows[-1]['ratio']:6.2f}×  (ours {rows[-1]['ours_ms']:.1f} ms)", flush=True)
+            print(
+                f"{case.family:14}{case.name:46}{rows[-1]['ratio']:6.2f}×  (ours {rows[-1]['ours_ms']:.1f} ms)",
+                flush=True,
+            )
         ratios = [row["ratio"] for row in rows]
         mean = math.exp(statistics.fmean(map(math.log, ratios)))
         print(f"{family:14}{'geometric mean':46}{mean:6.2f}×", flush=True)

@@ -44,7 +44,10 @@ def pairs() -> Iterator[tuple[str, str]]:
     for model in MODELS:
         yield model, "everything"
         for objective in OBJECTIVES:
-            if objective != "supervised" and catalog.find("objectives", objective).module.accepts(spec_of(model)) is None:
+            if (
+                objective != "supervised"
+                and catalog.find("objectives", objective).module.accepts(spec_of(model)) is None
+            ):
                 yield model, objective
 
 

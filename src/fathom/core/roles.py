@@ -1,10 +1,10 @@
 """What some models can do beyond turning a batch into features. An objective asks for what it needs by these names.
 
-    LanguageModel   tells the next token, also step by step with a cache
-    Translator      reads one sequence and writes another
-    Denoiser        takes noise out of images
-    Autoencoder     to a code, and back
-    Adversarial     a generator, and the judge it has to deceive
+LanguageModel   tells the next token, also step by step with a cache
+Translator      reads one sequence and writes another
+Denoiser        takes noise out of images
+Autoencoder     to a code, and back
+Adversarial     a generator, and the judge it has to deceive
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Translator(Protocol):
         """Return room for up to `length` tokens written after reading `memory`."""
 
     def extend(self, tokens: Tensor, cache: Any) -> Tensor:
-        """Return the hidden states [B, t, D] of `tokens` [B, t] that follow what the cache holds, and put them there."""
+        """Return the hidden states [B, t, D] of `tokens` [B, t] that follow what the cache holds, and put them in."""
 
 
 @runtime_checkable

@@ -9,9 +9,9 @@
 
 Keys of a batch: all number columns share one tensor `number` [B, F] and all category columns one tensor
 `category` [B, C], in the order of the spec; every image column has `image:NAME` [B, C, H, W] (uint8, the model
-normalises it), every text column `text:NAME` [B, T] (tokens), every target `target:NAME` [B] (of a text [B, T]). A graph
-column has `graph:NAME` [B, N, F] (what is known of each node), `graph:NAME:edges` [B, E, 2] (from, to; −1 where there
-are no more) and `graph:NAME:size` [B] (nodes that are real, the first ones).
+normalises it), every text column `text:NAME` [B, T] (tokens), every target `target:NAME` [B] (of a text [B, T]).
+A graph column has `graph:NAME` [B, N, F] (what is known of each node), `graph:NAME:edges` [B, E, 2] (from, to; −1
+where there are no more) and `graph:NAME:size` [B] (nodes that are real, the first ones).
 """
 
 from __future__ import annotations
@@ -164,12 +164,15 @@ class Features:
         tokens: [B, T, D] where the model has a sequence.
         mask: [B, T] bool, true at real tokens.
         maps: image features, finest first, each [B, C, H, W].
+        penalty: scalar, what the model itself asks to be kept small in training, already weighted (how unevenly a
+            mixture's experts are used); an objective adds it to its loss.
     """
 
     pooled: Tensor
     tokens: Tensor | None = None
     mask: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
+    penalty: Tensor | None = None
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from fathom.core.types import Field
 from fathom.data._store import TensorStore
-from fathom.data._table import SetAside
+from fathom.data._table import SetAside, threads
 from fathom.data._targets import TargetEncoder
 from fathom.data._tensors import Shapes, allocate
 from fathom.data.image import ImageEncoder
@@ -188,10 +187,6 @@ class Assembly:
 
     def _reject(self, row: int, column: str, reason: str) -> None:
         self.set_aside.append(SetAside("the table", row + 1, column, reason, unit="row"))
-
-
-def threads() -> int:
-    return min(4, os.cpu_count() or 1)
 
 
 def _compact(tensor: Tensor, places: np.ndarray) -> Tensor:

@@ -14,13 +14,20 @@ from fathom.core.types import UNKNOWN, Field
 from fathom.data._values import canonical, counts, labels, truths
 
 BOOLEAN = (UNKNOWN, "false", "true")
+FEW = 1000  # rows
 
 
-def codes(text: pl.Series, classes: pl.Enum) -> np.ndarray:
-    """Return the position of each label in `classes` [N] (int32), -1 of those not among them.
+def codes(series: pl.Series, classes: pl.Enum) -> np.ndarray:
+    """Return the position of each value's label in `classes` [N] (int32), -1 of those not among them.
 
     A label that is no class as it is written is one if it means the same: "1.0" and "1", "True" and "true".
     """
+    if series.dtype.is_integer() and len(series) > FEW:  # few are different, and only those are written out
+        different = series.unique()
+        if len(different) < len(series) / 2:
+            found = pl.Series(codes(different, classes))
+            return series.replace_strict(different, found, return_dtype=pl.Int32).to_numpy()
+    text = labels(series)
     found = text.cast(classes, strict=False).to_physical().cast(pl.Int32)
     if found.null_count() > text.null_count():
         lost = text.filter(found.is_null()).unique().drop_nulls()
@@ -66,7 +73,7 @@ class CategoryEncoder:
     @classmethod
     def fit(cls, name: str, series: pl.Series, boolean: bool, max_classes: int) -> CategoryEncoder:
         """Learn the classes from all training rows. A boolean column in words of its own becomes a category."""
-        found = [label for label in counts(labels(series)) if label != UNKNOWN]
+        found = [label for label in counts(series) if label != UNKNOWN]
         if boolean and truths(pl.Series(found, dtype=pl.String)).null_count() == 0:
             return cls(column=name, classes=BOOLEAN, boolean=True)
         return cls(column=name, classes=(UNKNOWN, *found[:max_classes]))
@@ -81,9 +88,7 @@ class CategoryEncoder:
 
     def encode(self, series: pl.Series, number: np.ndarray, category: np.ndarray) -> int:
         """Write codes to `category` [N, 1]; return how many labels were not seen in training."""
-        if self.boolean:
-            found = truths(series).cast(pl.Int32).fill_null(-1).to_numpy()
-        else:
-            found = codes(labels(series), self._known)
+        truth = self.boolean
+        found = truths(series).cast(pl.Int32).fill_null(-1).to_numpy() if truth else codes(series, self._known)
         category[:, 0] = found + 1
         return int((found < 0).sum()) - series.null_count()

@@ -27,8 +27,9 @@ def clean(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     frame = frame.drop(list(odd))
     plain = {name: _plain(name, dtype) for name, dtype in frame.schema.items()}
     frame = frame.with_columns(change for change in plain.values() if change is not None)
-    broken = [s for s in frame.select(pl.selectors.float()).get_columns() if not s.is_finite().all()]
-    frame = frame.with_columns(_forms.finite(s) for s in broken)
+    floats = frame.select(pl.selectors.float().is_finite().all())  # none where there is no such column
+    whole = floats.row(0, named=True) if floats.width else {}
+    frame = frame.with_columns(_forms.finite(frame[name]) for name, finite in whole.items() if not finite)
     return clean_text(frame), notes
 
 
@@ -37,18 +38,20 @@ def clean_text(frame: pl.DataFrame) -> pl.DataFrame:
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     if not texts or not len(frame):
         return frame
-    padded = [name for name in texts if _is_padded(frame[name])]
-    frame = frame.with_columns(pl.col(name).str.strip_chars() for name in padded)
+    frame = frame.with_columns(pl.col(name).str.strip_chars() for name in _padded(frame, texts))
     gaps = [name for name, some in frame.select(pl.col(texts).is_in(MISSING).any()).row(0, named=True).items() if some]
     return frame.with_columns(pl.when(~pl.col(name).is_in(MISSING)).then(pl.col(name)) for name in gaps)
 
 
-def _is_padded(texts: pl.Series) -> bool:
-    """Whether any text begins or ends with white space; beyond `EXACT` rows most are asked for spaces only."""
-    some = texts if len(texts) <= EXACT else texts.gather_every(len(texts) // 20_000)
-    if some.str.contains(r"^\s|\s$").any():
-        return True
-    return len(some) < len(texts) and bool((texts < "!").any() or texts.str.ends_with(" ").any())
+def _padded(frame: pl.DataFrame, texts: list[str]) -> list[str]:
+    """Return the columns in which any text begins or ends with white space; beyond `EXACT` rows most are asked for
+    spaces only."""
+    some = frame.select(texts) if len(frame) <= EXACT else frame.select(texts).gather_every(len(frame) // 20_000)
+    found = some.select(pl.all().str.contains(r"^\s|\s$").any()).row(0, named=True)
+    if len(some) < len(frame):
+        spaced = (pl.col(texts) < "!").any() | pl.col(texts).str.ends_with(" ").any()
+        found = {name: found[name] or more for name, more in frame.select(spaced).row(0, named=True).items()}
+    return [name for name, any_is in found.items() if any_is]
 
 
 def is_image(dtype: pl.DataType) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ import polars as pl
 from fathom.core.errors import ConfigError, DataError, did_you_mean
 from fathom.data import _kinds
 from fathom.data._kinds import KINDS, ColumnKind
+from fathom.data._table import threads
 
 COUNTED = 100_000  # rows up to which distinct values are counted, not estimated
 UNUSED = ("identifier", "constant")
@@ -62,10 +64,9 @@ def infer(
     """
     kinds = kinds or {}
     _check_names(frame, targets, kinds)
-    counts = _distinct(frame, targets)
-    columns = []
-    for series in frame.get_columns():
-        name, distinct = series.name, counts[series.name]
+
+    def inferred(series: pl.Series) -> Column:
+        name, distinct = series.name, _distinct_of(series, series.name in targets)
         if name in targets:
             _check_target(series, distinct)
         if name in kinds:
@@ -75,17 +76,18 @@ def infer(
             _check_classes(series, distinct, verdict.kind)
         else:
             verdict = _kinds.of_input(series, distinct, folder, decimal)
-        columns.append(
-            Column(
-                name=name,
-                kind=verdict.kind,
-                why=verdict.why,
-                missing=series.null_count(),
-                distinct=distinct,
-                examples=_examples(series),
-                format=verdict.format,
-            )
+        return Column(
+            name=name,
+            kind=verdict.kind,
+            why=verdict.why,
+            missing=series.null_count(),
+            distinct=distinct,
+            examples=_examples(series),
+            format=verdict.format,
         )
+
+    with ThreadPoolExecutor(threads()) as pool:
+        columns = list(pool.map(inferred, frame.get_columns()))
     return _keep_something(_images_once(columns, frame, {*targets, *kinds}), frame, {*targets, *kinds})
 
 
@@ -119,12 +121,8 @@ def _check_classes(series: pl.Series, distinct: int, kind: str) -> None:
         )
 
 
-def _distinct(frame: pl.DataFrame, targets: Sequence[str]) -> dict[str, int]:
-    """Count the different values of each column, missing ones aside; estimate them where there are many rows."""
-    return {s.name: _distinct_of(s, s.name in targets) for s in frame.get_columns()}
-
-
 def _distinct_of(series: pl.Series, is_target: bool) -> int:
+    """Count the different values of a column, missing ones aside; estimate them where there are many rows."""
     if series.dtype.is_nested():
         return len(series)
     if series.dtype == pl.Binary:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,13 @@ def _by_types(
         texts: places of columns that stay text.
     """
     schema = {n: dtype for i, (n, dtype) in enumerate(schema.items()) if dtype != pl.String and i not in texts}
-    frame = _parse(path, dialect, schema, limit)
+    whole = [name for name, dtype in schema.items() if dtype == pl.Int64]
+    with ThreadPoolExecutor(1) as beside:  # parsing leaves a part of the processor idle
+        coded = beside.submit(_has_codes, path, dialect) if whole else None
+        frame = _parse(path, dialect, schema, limit)
     if frame is None and schema:  # a later cell is not of its type
         frame = _parse(path, dialect, {}, limit)
-    elif pl.Int64() in schema.values() and _has_codes(path, dialect):
-        whole = [name for name, dtype in schema.items() if dtype == pl.Int64]
+    elif coded and coded.result():
         codes = _with_codes(path, dialect, whole)
         if codes:
             frame = _parse(path, dialect, {n: dtype for n, dtype in schema.items() if n not in codes}, limit)

@@ -18,7 +18,8 @@ DAY = 86_400_000_000  # microseconds
 MINUTE = 60_000_000
 SPAN = 16_384  # days, about 45 years: calendars are made for whole spans, so that slices of a table share them
 MOST_DAYS = 10 * SPAN  # beyond, dates are taken apart one by one
-PARTS = ("elapsed", "year", "month", "day", "weekday", "hour")
+BY_DAY = ("year", "month", "day", "weekday")
+PARTS = ("elapsed", *BY_DAY, "hour")
 DAYS = ("%B %d, %Y", "%B %d %Y", "%d %B %Y", "%d-%B-%Y")  # "%B" reads September, and Sep
 MONTHS = ("%Y-%m", "%Y/%m", "%m/%Y", "%B %Y", "%B, %Y", "%B-%Y")  # of a month its first day
 YEAR = r"(^|[^0-9])[12][0-9]{3}([^0-9]|$)"  # in full: 10-02 is no month
@@ -39,9 +40,7 @@ def date_format(texts: pl.Series) -> tuple[str, bool] | None:
 
 def _parts(moments: pl.Series, names: Iterable[str], first: int) -> Iterator[np.ndarray]:
     """Yield each named part of the moments [N] as float64 [N]; of a missing moment, those of 1970-01-01."""
-    micros = moments.to_physical().fill_null(0).to_numpy()
-    days = micros // DAY
-    low, high = (int(days.min()), int(days.max())) if len(days) else (0, 0)
+    micros, days, low, high = _days(moments)
     calendar = _calendar(low // SPAN * SPAN, -(-(high + 1) // SPAN) * SPAN) if high - low < MOST_DAYS else None
     for name in names:
         if name == "elapsed":
@@ -54,11 +53,18 @@ def _parts(moments: pl.Series, names: Iterable[str], first: int) -> Iterator[np.
             yield calendar[name][days - low // SPAN * SPAN]
 
 
+def _days(moments: pl.Series) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Return microseconds [N] and days [N] since 1970-01-01 (of a missing moment none), and the first and last day."""
+    micros = moments.to_physical().fill_null(0).to_numpy()
+    days = micros // DAY
+    return (micros, days, int(days.min()), int(days.max())) if len(days) else (micros, days, 0, 0)
+
+
 @lru_cache(4)
 def _calendar(low: int, high: int) -> dict[str, np.ndarray]:
     """Return the parts of the days from `low` to before `high`, counted from 1970-01-01; to look them up is cheap."""
     days = pl.int_range(low, high, dtype=pl.Int32, eager=True).cast(pl.Date)
-    return {name: getattr(days.dt, name)().cast(pl.Float64).to_numpy() for name in ("year", "month", "day", "weekday")}
+    return {name: getattr(days.dt, name)().cast(pl.Float64).to_numpy() for name in BY_DAY}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,9 @@ class DateEncoder:
     def __post_init__(self) -> None:
         if abs(self.first) > 2**61:
             raise ValueError("the first date is none that a calendar has")
+        places = [PARTS.index(part.name) for part in self.parts]
+        if places != sorted(set(places)):
+            raise ValueError("the parts of a date stand in their order, each once")
 
     @classmethod
     def fit(cls, name: str, series: pl.Series, sample: np.ndarray, format: str) -> DateEncoder:
@@ -117,9 +126,25 @@ class DateEncoder:
         """Write z of each part to `number` [N, P] and the flag to `category` [N, 0 or 1]; return the unreadable."""
         moments = _values.moments(series, self.format)
         gaps = moments.is_null().to_numpy()
-        found = _parts(moments, (part.name for part in self.parts), self.first)
-        for place, (part, values) in enumerate(zip(self.parts, found, strict=True)):
-            number[:, place] = part.scale(values)
-            number[gaps, place] = part.scale(np.array([part.scale.centre]))
+        names = tuple(part.name for part in self.parts)
+        _, days, low, high = _days(moments)
+        if high - low < MOST_DAYS:  # the parts that days have stand side by side, and are looked up together
+            of_days = tuple(part for part in self.parts if part.name in BY_DAY)
+            low, high = low // SPAN * SPAN, -(-(high + 1) // SPAN) * SPAN
+            if of_days:
+                start = names.index(of_days[0].name)
+                number[:, start : start + len(of_days)] = _scaled_calendar(of_days, low, high)[days - low]
+            names = tuple(name for name in names if name not in BY_DAY)
+        for name, values in zip(names, _parts(moments, names, self.first), strict=True):
+            place = next(i for i, part in enumerate(self.parts) if part.name == name)
+            number[:, place] = self.parts[place].scale(values)
+        if gaps.any():
+            number[gaps] = [float(part.scale(np.array([part.scale.centre]))[0]) for part in self.parts]
         write_flag(category, gaps)
         return moments.null_count() - series.null_count()
+
+
+@lru_cache(16)
+def _scaled_calendar(parts: tuple[DatePart, ...], low: int, high: int) -> np.ndarray:
+    """Return z of these parts of the days from `low` to before `high`: [days, parts]."""
+    return np.stack([part.scale(_calendar(low, high)[part.name]) for part in parts], axis=1)

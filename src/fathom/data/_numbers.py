@@ -66,7 +66,7 @@ class Scale:
         if how == "standard":
             centre, spread = float(rising.mean()), float(rising.std())
         else:
-            low, centre, high = (float(q) for q in np.quantile(rising, (0.25, 0.5, 0.75)))
+            low, centre, high = quantiles_of(rising, np.array([0.25, 0.5, 0.75])).tolist()
             # Half of all values may be one and the same (zeros, say): then the range stands in for the quartiles.
             spread = high - low if high - low > SMALLEST else float(rising[-1] - rising[0]) / 2
         return cls(how=how, centre=centre, factor=1 / spread if spread > SMALLEST else 0.0)
@@ -104,6 +104,14 @@ def _normal_scores(rising: np.ndarray) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(knots.tolist()), tuple(NormalDist().inv_cdf(rank) for rank in ranks.tolist())
 
 
+def quantiles_of(rising: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the values below which these shares of others lie; those between two are in proportion."""
+    places = shares * (len(rising) - 1)
+    low = np.floor(places).astype(np.int64)
+    high = np.minimum(low + 1, len(rising) - 1)
+    return rising[low] + (places - low) * (rising[high].astype(np.float64) - rising[low])
+
+
 def stats_of(z: np.ndarray) -> Stats:
     """Return the statistics of transformed training values in rising order (of none: a standard normal's).
 
@@ -111,7 +119,7 @@ def stats_of(z: np.ndarray) -> Stats:
     """
     if len(z) == 0:
         return Stats(minimum=(0.0,), maximum=(0.0,), quantiles=(0.0,))
-    quantiles = np.unique(np.quantile(z, np.linspace(0, 1, QUANTILES)).astype(np.float32))
+    quantiles = np.unique(quantiles_of(z, np.linspace(0, 1, QUANTILES)).astype(np.float32))
     return Stats(
         mean=(float(z.mean(dtype=np.float64)),),
         std=(float(z.std(dtype=np.float64)) or 1.0,),
@@ -165,7 +173,7 @@ class NumberEncoder:
         drawn = values.gather(sample).to_numpy() if len(sample) < len(values) else values.to_numpy()
         rising = np.sort(np.clip(drawn[np.isfinite(drawn)], -LARGEST, LARGEST))
         scale = Scale.fit(how, rising)
-        median = float(np.median(rising)) if len(rising) else 0.0
+        median = float(quantiles_of(rising, np.array([0.5]))[0]) if len(rising) else 0.0
         return cls(column=name, format=format, scale=scale, median=median, flag=flag, stats=stats_of(scale(rising)))
 
     @property

@@ -25,12 +25,13 @@ import polars as pl
 from fathom.core.errors import ArtifactError, DataError, did_you_mean
 from fathom.core.files import write_bytes, write_text
 from fathom.core.types import DataSpec, Field
-from fathom.data._assemble import Assembly, Prepared, TableEncoder, threads
+from fathom.data._assemble import Assembly, Prepared, TableEncoder
 from fathom.data._categories import CategoryEncoder
 from fathom.data._columns import Column
 from fathom.data._dates import DateEncoder
 from fathom.data._numbers import NumberEncoder
 from fathom.data._prepare import PrepareConfig
+from fathom.data._table import threads
 from fathom.data._targets import TargetEncoder
 from fathom.data.image import ImageEncoder
 from fathom.data.text import TextEncoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -64,3 +65,8 @@ class Table:
     def text_columns(self) -> frozenset[str]:
         """The columns that another file of the same kind is to be read as text; see `read`."""
         return frozenset(name for name, dtype in self.frame.schema.items() if dtype == pl.String)
+
+
+def threads() -> int:
+    """Return how many columns are worked on at a time."""
+    return min(4, os.cpu_count() or 1)

@@ -64,7 +64,7 @@ class TargetEncoder:
                 f"Target '{name}' is of kind {kind}, which cannot be predicted; choose a number, category or boolean "
                 "column, or set its kind."
             )
-        rows = counts(labels(series))
+        rows = counts(series)
         if not 2 <= len(rows) <= MOST_CLASSES:
             raise DataError(
                 f"Target '{name}' has {len(rows)} different values; a category to predict has 2 to {MOST_CLASSES:,}."
@@ -88,14 +88,14 @@ class TargetEncoder:
         if self.kind == "number":
             values = self._numbers(series)
             return values, ~np.isfinite(values)
-        text = labels(series)
-        found = codes(text, self._known)
+        found = codes(series, self._known)
         if self._truths is not None and (found < 0).any():
             # The same truth in other words: "yes" for a class that training rows called "true".
             said = truths(series).cast(pl.Int32).fill_null(2).to_numpy()
             found = np.where(found < 0, np.array([*self._truths, -1])[said], found)
         gaps = found < 0
         if unseen:
+            text = labels(series)
             gaps &= (text.is_null() | (text == "")).to_numpy()
         return found.astype(np.int64), gaps
 

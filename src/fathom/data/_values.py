@@ -78,10 +78,13 @@ def canonical(text: pl.Series) -> pl.Series:
     return known.select(pl.when(written.is_not_null()).then(written).otherwise(plain)).to_series()
 
 
-def counts(text: pl.Series) -> dict[str, int]:
+def counts(series: pl.Series) -> dict[str, int]:
     """Return how often each label occurs, most frequent first, equals in order of the alphabet."""
-    table = text.alias("label").drop_nulls().value_counts(name="rows")
-    table = table.sort("rows", "label", descending=[True, False])
+    if series.dtype == pl.Object or series.dtype.is_nested():
+        series = labels(series)
+    table = series.alias("value").value_counts(name="rows")
+    table = table.select(labels(table.get_column("value")).alias("label"), "rows").drop_nulls()
+    table = table.group_by("label").agg(pl.col("rows").sum()).sort("rows", "label", descending=[True, False])
     return dict(zip(table.get_column("label"), table.get_column("rows"), strict=True))
 
 

@@ -20,10 +20,10 @@ def family(published: Published) -> catalog.Entry:
     kind = str(published.settings.get("model_type", ""))
     known = readers()
     if kind not in known:
+        name = published.origin.removeprefix("hf:")
         raise ConfigError(
             f"The weights of '{published.origin}' are of type '{kind}', which no model here reads."
-            f"{did_you_mean(kind, known)} With transformers installed, --model hf:{published.origin.removeprefix('hf:')} "
-            "takes them as they are."
+            f"{did_you_mean(kind, known)} With transformers installed, --model hf:{name} takes them as they are."
         )
     entry = catalog.find("models", known[kind])
     try:
@@ -31,13 +31,15 @@ def family(published: Published) -> catalog.Entry:
     except FathomError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"The settings of '{published.origin}' cannot be read: {type(error).__name__} {error}.") from None
+        raise ConfigError(
+            f"The settings of '{published.origin}' cannot be read: {type(error).__name__} {error}."
+        ) from None
 
 
 @cache
 def readers() -> dict[str, str]:
     """Return, for each `model_type` of transformers that is read here, the file of the family."""
-    found = {}
+    found: dict[str, str] = {}
     for file in catalog.files("models"):
         tree = ast.parse((catalog.PACKAGE / "models" / f"{file}.py").read_text(encoding="utf-8"))
         for node in tree.body:

@@ -66,7 +66,9 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], table: Iterable[Match])
             ours.copy_(tensor)
             taken.append(name)
     if not taken:
-        raise ConfigError(f"None of the {len(tensors)} published tensors fits this model; the first: {_listed(tensors)}.")
+        raise ConfigError(
+            f"None of the {len(tensors)} published tensors fits this model; the first: {_listed(tensors)}."
+        )
     same = {id(state[name]) for name in taken}
     fresh = tuple(name for name in state if name in kept and id(state[name]) not in same and _learned(name))
     return Loaded(tuple(taken), fresh, found.left, tuple(changed))
@@ -81,7 +83,9 @@ def fitted(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str]:
     was, now = "×".join(map(str, tensor.shape)), "×".join(map(str, shape))
     if tensor.dim() == 4 and len(shape) == 4 and tensor.shape[0] == shape[0] and tensor.shape[2:] == shape[2:]:
         mean = tensor.mean(1, keepdim=True) * tensor.shape[1] / shape[1]
-        return mean.expand(shape), f"'{name}': the weights of {tensor.shape[1]} input channels are averaged for {shape[1]}."
+        return mean.expand(
+            shape
+        ), f"'{name}': the weights of {tensor.shape[1]} input channels are averaged for {shape[1]}."
     if tensor.dim() == 2 and len(shape) == 2 and tensor.shape[1] == shape[1]:
         if "positions" in name:
             return positions(tensor, shape[0]), f"'{name}': {tensor.shape[0]} positions are interpolated to {shape[0]}."
@@ -90,12 +94,15 @@ def fitted(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str]:
             whole = tensor.mean(0, keepdim=True).repeat(shape[0], 1)
             whole[:rows] = tensor[:rows]
             return whole, f"'{name}': of {tensor.shape[0]} published tokens {rows} are taken; {shape[0]} are needed."
-    raise ConfigError(f"The published '{name}' is {was}; this model's is {now}: keep the published sizes, or drop --from.")
+    raise ConfigError(
+        f"The published '{name}' is {was}; this model's is {now}: keep the published sizes, or drop --from."
+    )
 
 
 def positions(table: Tensor, count: int) -> Tensor:
-    """Return a table of positions [N, D] interpolated to [count, D]: of a square of patches, with up to two tokens before
-    them, in two dimensions; else in one.
+    """Return a table of positions [N, D] interpolated to [count, D].
+
+    That of a square of patches, with up to two tokens before them, is interpolated in two dimensions, others in one.
 
     Source: Dosovitskiy et al., An Image Is Worth 16x16 Words, 2021, section 3.2.
     """

@@ -79,7 +79,9 @@ def _fetched(given: str) -> tuple[Path, str]:
     try:
         folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(WANTED)))
     except HFValidationError:
-        raise ConfigError(f"'{given}' is no name on the Hub; expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION.") from None
+        raise ConfigError(
+            f"'{given}' is no name on the Hub; expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION."
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(f"'{given}' cannot be fetched: {str(error).strip().splitlines()[0].rstrip('.')}.") from None
     return folder, folder.name if re.fullmatch(COMMIT, folder.name) else revision
@@ -89,7 +91,9 @@ def _read(path: Path, origin: str, revision: str) -> Published:
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path, origin, revision)
     if path.is_file():
-        raise ConfigError(f"'{origin}' is a {path.suffix or 'plain'} file; expected a folder with safetensors, or .gguf.")
+        raise ConfigError(
+            f"'{origin}' is a {path.suffix or 'plain'} file; expected a folder with safetensors, or .gguf."
+        )
     files = _weights(path)
     if not files:
         quantised = sorted(path.glob("*.gguf"))
