@@ -13,7 +13,7 @@ Embedding, 2021.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ class DecoderBlock(nn.Module):
     """x + attention(norm(x)), then x + network(norm(x)): [B, T, D] -> [B, T, D].
 
     Args:
-        attention, network: the parts; both give out what they are given the shape of.
+        attention, network: the parts. A network that is a mixture of experts gives out its router's scores, too.
         norm: makes a norm.
         dropout: share dropped of what each part adds, in training.
     """
@@ -131,22 +131,32 @@ class DecoderBlock(nn.Module):
         self.norm_network, self.network = norm(), network
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, turns: Turns | None = None, cache: Cache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, turns: Turns | None = None, cache: Cache | None = None, layer: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what follows [B, T, D], and the scores [B, T, E] of the block's experts where it has such."""
         x = x + self.dropout(self.attention(self.norm_attention(x), turns, cache, layer))
-        return x + self.dropout(self.network(self.norm_network(x)))
+        found, scores = self.network(self.norm_network(x)), None
+        if isinstance(found, tuple):
+            found, scores = found
+        return x + self.dropout(found), scores
 
 
 class Decoder(nn.Module):
     """Blocks, and a norm behind the last: [B, T, D] -> [B, T, D]."""
 
-    def __init__(self, blocks: list[DecoderBlock], norm: nn.Module) -> None:
+    def __init__(self, blocks: Iterable[DecoderBlock], norm: nn.Module) -> None:
         super().__init__()
         self.blocks, self.norm = nn.ModuleList(blocks), norm
 
-    def forward(self, x: Tensor, turns: Turns | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, turns: Turns | None = None, cache: Cache | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return hidden states [B, T, D], and of each mixture of experts its router's scores [B, T, E]."""
+        routed = []
         for layer, block in enumerate(self.blocks):
-            x = block(x, turns, cache, layer)
-        return self.norm(x)
+            x, scores = block(x, turns, cache, layer)
+            if scores is not None:
+                routed.append(scores)
+        return self.norm(x), routed
 
 
 def rotary_speeds(size: int, base: float = 10_000.0) -> Tensor:

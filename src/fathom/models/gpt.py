@@ -25,6 +25,7 @@ from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
 from fathom.layers.cache import Cache
 from fathom.layers.decoder import CausalAttention, Decoder, DecoderBlock, Plain, begin, last_real
+from fathom.layers.moe import MixtureOfExperts, unevenness
 
 REFERENCE = "Radford, Wu, Child, Luan, Amodei, Sutskever, Language Models are Unsupervised Multitask Learners, 2019"
 PUBLISHED = ("gpt2",)
@@ -33,12 +34,15 @@ PUBLISHED = ("gpt2",)
 @dataclass(frozen=True)
 class Config:
     width: int = option(128, "D, length of a token's vector")
-    depth: int = option(4, "blocks")
+    depth: int = option(2, "blocks")
     num_heads: int = option(4, "heads of each attention; they divide the width")
     hidden: int = option(0, "units of a block's two-layer network; 0: four times the width")
     context: int = option(0, "the most tokens that a sequence may have; 0: as many as the data's texts")
     dropout: float = option(0.1, "share of vectors, attention weights and each part's output dropped in training")
     epsilon: float = option(1e-5, "added to a variance before its root is taken")
+    experts: int = option(0, "networks of each block that tokens are sent to; 0: one network for all tokens")
+    active: int = option(2, "how many of the experts each token is sent through")
+    balance: float = option(0.01, "what uneven use of the experts costs in training")
 
 
 presets: dict[str, Config] = {
@@ -112,9 +116,12 @@ class GPT(nn.Module):
     def forward(self, batch: Batch) -> Features:
         tokens = batch[self.key]  # [B, T]
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.decoder(self._embedded(tokens, places))  # [B, T, D]
+        x, routed = self.decoder(self._embedded(tokens, places))  # [B, T, D]
         real = tokens != self.pad
-        return Features(pooled=last_real(x, real), tokens=x, mask=real)
+        penalty = None
+        if self.training and routed:
+            penalty = self.config.balance * unevenness(routed, self.config.active, real)
+        return Features(pooled=last_real(x, real), tokens=x, mask=real, penalty=penalty)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores of the next token, [..., D] -> [..., V]: the token vectors read out what they read in."""
@@ -137,7 +144,7 @@ class GPT(nn.Module):
             mask: [B, t], false at padding, which stands to the left of a shorter prompt.
         """
         places = cache.admit(tokens, mask)
-        return self.decoder(self._embedded(tokens, places), cache=cache)
+        return self.decoder(self._embedded(tokens, places), cache=cache)[0]
 
     def _embedded(self, tokens: Tensor, places: Tensor) -> Tensor:
         return self.dropout(self.vectors(tokens) + self.positions(places))  # [B, T, D]
@@ -145,7 +152,10 @@ class GPT(nn.Module):
 
 def _block(config: Config, norm: partial[nn.LayerNorm]) -> DecoderBlock:
     attention = CausalAttention(config.width, config.num_heads, dropout=config.dropout)
-    return DecoderBlock(attention, Plain(config.width, config.hidden), norm, config.dropout)
+    network: nn.Module = Plain(config.width, config.hidden)
+    if config.experts:
+        network = MixtureOfExperts(config.width, config.hidden, config.experts, config.active, gated=False)
+    return DecoderBlock(attention, network, norm, config.dropout)
 
 
 def published(settings: Mapping[str, Any]) -> Config:
@@ -188,14 +198,16 @@ def matches(config: Config) -> Iterator[Match]:
 
 
 def _check(config: Config, field: Field) -> None:
-    for name, least in {"width": 1, "depth": 1, "num_heads": 1, "hidden": 0, "context": 0}.items():
+    for name, least in {"width": 1, "depth": 1, "num_heads": 1, "experts": 0, "hidden": 0, "context": 0}.items():
         if getattr(config, name) < least:
             raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
+    if config.balance < 0:
+        raise ConfigError(f"Option 'model.balance' was given {config.balance}; expected 0 or more.")
     if not 0 <= config.dropout < 1:
         raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
     if config.width % config.num_heads:
         raise ConfigError(
-            f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width of {config.width}: "
+            f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width {config.width}: "
             f"set model.width={-(-config.width // config.num_heads) * config.num_heads} or other heads."
         )
     if 0 < config.context < field.shape[0]:

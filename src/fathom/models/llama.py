@@ -5,7 +5,8 @@
 
 Beside GPT-2 it has no table of positions but turns queries and keys by theirs, norms that divide by the root of the
 mean square, networks with a gate, heads of queries that share keys and values, and no biases. A text's vector is the
-hidden state of its last real token. SmolLM2 and Mistral are Llamas of other sizes.
+hidden state of its last real token. SmolLM2 and Mistral are Llamas of other sizes; Mixtral's blocks have several
+networks, of which each token is sent through two.
 The presets are published sizes; `llama` itself is a small one that a CPU trains in minutes.
 """
 
@@ -35,20 +36,21 @@ from fathom.layers.decoder import (
     rotary,
     rotary_speeds,
 )
+from fathom.layers.moe import MixtureOfExperts, unevenness
 
 REFERENCE = (
     "Touvron et al., LLaMA: Open and Efficient Foundation Language Models, 2023; Su et al., RoFormer: Enhanced "
     "Transformer with Rotary Position Embedding, 2021; Zhang, Sennrich, Root Mean Square Layer Normalization, 2019; "
     "Shazeer, GLU Variants Improve Transformer, 2020; Ainslie et al., GQA: Training Generalized Multi-Query "
-    "Transformer Models from Multi-Head Checkpoints, 2023"
+    "Transformer Models from Multi-Head Checkpoints, 2023; Jiang et al., Mixtral of Experts, 2024"
 )
-PUBLISHED = ("llama", "mistral")
+PUBLISHED = ("llama", "mistral", "mixtral")
 
 
 @dataclass(frozen=True)
 class Config:
     width: int = option(128, "D, length of a token's vector")
-    depth: int = option(4, "blocks")
+    depth: int = option(2, "blocks")
     num_heads: int = option(4, "heads of queries of each attention")
     num_kv_heads: int = option(2, "heads of keys and values, which heads of queries share evenly")
     head_size: int = option(0, "numbers of a head, even; 0: the width by the heads")
@@ -58,6 +60,9 @@ class Config:
     rotary_base: float = option(10_000.0, "the slowest pair of a head's numbers turns once in about 2π of these tokens")
     dropout: float = option(0.0, "share of attention weights and of each part's output dropped in training")
     epsilon: float = option(1e-5, "added to a mean square before its root is taken")
+    experts: int = option(0, "networks of each block that tokens are sent to; 0: one network for all tokens")
+    active: int = option(2, "how many of the experts each token is sent through")
+    balance: float = option(0.01, "what uneven use of the experts costs in training")
 
 
 presets: dict[str, Config] = {
@@ -66,6 +71,9 @@ presets: dict[str, Config] = {
     "smollm2_1_7b": Config(2048, 24, 32, 32, hidden=8192, context=8192, rotary_base=130_000.0),
     "llama2_7b": Config(4096, 32, 32, 32, hidden=11_008, context=4096, tied=False),
     "mistral_7b": Config(4096, 32, 32, 8, hidden=14_336, context=32_768, tied=False, rotary_base=1_000_000.0),
+    "mixtral_8x7b": Config(
+        4096, 32, 32, 8, hidden=14_336, context=32_768, tied=False, rotary_base=1_000_000.0, experts=8, balance=0.02
+    ),
 }
 
 
@@ -145,9 +153,12 @@ class Llama(nn.Module):
     def forward(self, batch: Batch) -> Features:
         tokens = batch[self.key]  # [B, T]
         places = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        x = self._decoded(tokens, places)  # [B, T, D]
+        x, routed = self._decoded(tokens, places)  # [B, T, D]
         real = tokens != self.pad
-        return Features(pooled=last_real(x, real), tokens=x, mask=real)
+        penalty = None
+        if self.training and routed:
+            penalty = self.config.balance * unevenness(routed, self.config.active, real)
+        return Features(pooled=last_real(x, real), tokens=x, mask=real, penalty=penalty)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores of the next token, [..., D] -> [..., V]."""
@@ -169,9 +180,9 @@ class Llama(nn.Module):
         Args:
             mask: [B, t], false at padding, which stands to the left of a shorter prompt.
         """
-        return self._decoded(tokens, cache.admit(tokens, mask), cache)
+        return self._decoded(tokens, cache.admit(tokens, mask), cache)[0]
 
-    def _decoded(self, tokens: Tensor, places: Tensor, cache: Cache | None = None) -> Tensor:
+    def _decoded(self, tokens: Tensor, places: Tensor, cache: Cache | None = None) -> tuple[Tensor, list[Tensor]]:
         x = self.vectors(tokens)  # [B, T, D]
         return self.decoder(x, rotary(places, self.speeds, x.dtype), cache)
 
@@ -180,7 +191,10 @@ def _block(config: Config, norm: partial[nn.RMSNorm]) -> DecoderBlock:
     attention = CausalAttention(
         config.width, config.num_heads, config.num_kv_heads, config.head_size, bias=False, dropout=config.dropout
     )
-    return DecoderBlock(attention, Gated(config.width, config.hidden), norm, config.dropout)
+    network: nn.Module = Gated(config.width, config.hidden)
+    if config.experts:
+        network = MixtureOfExperts(config.width, config.hidden, config.experts, config.active)
+    return DecoderBlock(attention, network, norm, config.dropout)
 
 
 def published(settings: Mapping[str, Any]) -> Config:
@@ -205,6 +219,9 @@ def published(settings: Mapping[str, Any]) -> Config:
         tied=bool(settings.get("tie_word_embeddings", False)),
         rotary_base=float(rope.get("rope_theta") or settings.get("rope_theta") or 10_000.0),
         epsilon=float(settings.get("rms_norm_eps", 1e-6)),
+        experts=int(settings.get("num_local_experts") or 0),
+        active=int(settings.get("num_experts_per_tok") or 2),
+        balance=float(settings.get("router_aux_loss_coef") or 0.0),
     )
 
 
@@ -234,16 +251,43 @@ def matches(config: Config) -> Iterator[Match]:
         yield match(f"{ours}.attention.project_in", *projections)
         yield match(f"{ours}.attention.project_out", f"{theirs}.self_attn.o_proj")
         yield match(f"{ours}.norm_network", f"{theirs}.post_attention_layernorm")
-        yield match(f"{ours}.network.expand", f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
-        yield match(f"{ours}.network.contract", f"{theirs}.mlp.down_proj")
+        if config.experts:
+            yield from _experts(config, f"{ours}.network", theirs)
+        else:
+            yield match(f"{ours}.network.expand", f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
+            yield match(f"{ours}.network.contract", f"{theirs}.mlp.down_proj")
     yield match("vectors" if config.tied else "readout_vectors", "lm_head")
 
 
+def _experts(config: Config, ours: str, theirs: str) -> Iterator[Match]:
+    """Yield where a block's experts stand: one by one in files, and since transformers 5 in one tensor in memory."""
+    each = [f"{theirs}.block_sparse_moe.experts.{e}" for e in range(config.experts)]
+    gates_and_ups = (f"{expert}.{name}.weight" for expert in each for name in ("w1", "w3"))
+    yield match(f"{ours}.router", f"{theirs}.block_sparse_moe.gate")
+    yield match(f"{ours}.expand", *gates_and_ups, shape=(config.experts, 2 * config.hidden, config.width))
+    downs = (f"{expert}.w2.weight" for expert in each)
+    yield match(f"{ours}.contract", *downs, shape=(config.experts, config.width, config.hidden))
+    yield match(f"{ours}.router", f"{theirs}.mlp.gate")
+    yield match(f"{ours}.expand", f"{theirs}.mlp.experts.gate_up_proj")
+    yield match(f"{ours}.contract", f"{theirs}.mlp.experts.down_proj")
+
+
 def _check(config: Config, field: Field) -> None:
-    least = {"width": 1, "depth": 1, "num_heads": 1, "num_kv_heads": 1, "head_size": 0, "hidden": 0, "context": 0}
+    least = {
+        "width": 1,
+        "depth": 1,
+        "num_heads": 1,
+        "num_kv_heads": 1,
+        "head_size": 0,
+        "hidden": 0,
+        "context": 0,
+        "experts": 0,
+    }
     for name, floor in least.items():
         if getattr(config, name) < floor:
             raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {floor} or more.")
+    if config.balance < 0:
+        raise ConfigError(f"Option 'model.balance' was given {config.balance}; expected 0 or more.")
     if not 0 <= config.dropout < 1:
         raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
     if config.num_heads % config.num_kv_heads:

@@ -86,19 +86,21 @@ class Supervised(Objective):
 
     def outputs(self, batch: Batch) -> list[Tensor]:
         """Return each target's logits, or standardised values, of each member: [B, K, O], at least in float32."""
-        pooled = self.model(batch).pooled
-        found = [head(pooled) for head in self.heads]
-        return [output.to(torch.promote_types(output.dtype, torch.float32)) for output in found]
+        return self._read_out(self.model(batch).pooled)
 
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         parts: dict[str, Tensor] = {}
-        for index, (target, output) in enumerate(zip(self.targets, self.outputs(batch), strict=True)):
+        features = self.model(batch)
+        for index, (target, output) in enumerate(zip(self.targets, self._read_out(features.pooled), strict=True)):
             truth = batch[target.target_key]
             if target.kind == "category":
                 parts[target.name] = self._category_loss(index, output, truth)
             else:
                 parts[target.name] = self._number_loss(target, output, truth)
         total = torch.stack(list(parts.values())).mean()
+        if features.penalty is not None:
+            parts["penalty"] = features.penalty
+            total = total + features.penalty
         return Loss(total, parts if len(parts) > 1 else {}, weight=float(len(truth)))
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -132,6 +134,10 @@ class Supervised(Objective):
         if errors:
             found["error"] = torch.stack(errors).mean(0)
         return found
+
+    def _read_out(self, pooled: Tensor) -> list[Tensor]:
+        found = [head(pooled) for head in self.heads]
+        return [output.to(torch.promote_types(output.dtype, torch.float32)) for output in found]
 
     def _category_loss(self, index: int, logits: Tensor, truth: Tensor) -> Tensor:
         members = logits.shape[1]
