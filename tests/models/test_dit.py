@@ -1,0 +1,204 @@
+"""The diffusion transformer: the paper's numbers, and diffusers' network weight for weight."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fathom.core import catalog
+from fathom.core.errors import ConfigError
+from fathom.core.roles import Denoiser
+from fathom.core.types import DataSpec, Field
+from fathom.models import dit
+
+
+def images_of(channels: int, height: int, width: int, classes: int = 10) -> DataSpec:
+    return DataSpec(
+        inputs=(Field(name="photo", kind="image", shape=(channels, height, width)),),
+        targets=(Field(name="label", kind="category", classes=tuple(f"c{i}" for i in range(classes))),),
+        rows=1000,
+    )
+
+
+def network(name: str, spec: DataSpec, **options: object) -> dit.DiT:
+    torch.manual_seed(0)
+    return dit.build(replace(catalog.find("models", name).config, **options), spec)
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """The same network with no weight left at zero, so that every path counts."""
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=draw)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),  # with the fixed positions, which the paper's code counts and we do not learn
+    [
+        ("dit_s_2", 32_963_360),
+        ("dit_s_4", 32_945_024),
+        ("dit_s_8", 33_148_160),
+        ("dit_b_2", 130_512_416),
+        ("dit_b_4", 130_475_648),
+        ("dit_b_8", 130_881_536),
+        ("dit_l_2", 458_102_816),
+        ("dit_xl_2", 675_129_632),
+    ],
+)
+def test_parameter_counts_are_those_of_the_paper(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = network(name, dit.paper())
+    assert sum(p.numel() for p in model.parameters()) + model.positions.numel() == parameters
+
+
+PARTS = {"project_out": "attn1.to_out.0", "expand": "ff.net.0.proj", "contract": "ff.net.2", "modulate": "norm1.linear"}
+ENDS = {"embed": "pos_embed.proj", "last": "proj_out_1", "leave": "proj_out_2"}
+TOLD = {
+    "time.expand": "timestep_embedder.linear_1",
+    "time.mix": "timestep_embedder.linear_2",
+    "label.table": "class_embedder.embedding_table",
+}
+
+
+def renamed(state: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """Our tensors by the reference's names; it holds the time's and the label's vectors in every block."""
+    found = {}
+    for key, value in state.items():
+        path, leaf = key.rsplit(".", 1)
+        if path in TOLD:
+            for index in range(depth):
+                found[f"transformer_blocks.{index}.norm1.emb.{TOLD[path]}.{leaf}"] = value
+        elif path in ENDS:
+            if path == "last":  # ours: shift and scale, as theirs
+                found[f"proj_out_1.{leaf}"] = value
+            else:
+                found[f"{ENDS[path]}.{leaf}"] = value
+        else:
+            _, index, layer = path.split(".")
+            block = f"transformer_blocks.{index}"
+            if layer == "project_in":
+                for name, part in zip("qkv", value.chunk(3), strict=True):
+                    found[f"{block}.attn1.to_{name}.{leaf}"] = part
+            else:
+                found[f"{block}.{PARTS[layer]}.{leaf}"] = value
+    return found
+
+
+def diffusers_dit(ours: dit.DiT, config: dit.Config, channels: int, side: int) -> nn.Module:
+    diffusers = pytest.importorskip("diffusers", reason="the reference implementation is not installed")
+    from diffusers.models.embeddings import Timesteps
+
+    reference = diffusers.DiTTransformer2DModel(
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.width // config.num_heads,
+        in_channels=channels,
+        out_channels=2 * channels if config.variance else channels,
+        num_layers=config.depth,
+        sample_size=side,
+        patch_size=ours.patch,
+        num_embeds_ada_norm=ours.classes,
+        norm_eps=1e-6,
+    ).eval()  # in training it would replace labels by that of none at random
+    reference.load_state_dict(renamed(ours.state_dict(), config.depth), strict=True)
+    for block in reference.transformer_blocks:  # the paper's frequencies; diffusers' own are spaced a little wider
+        block.norm1.emb.time_proj = Timesteps(dit.WAVES, flip_sin_to_cos=True, downscale_freq_shift=0)
+    return reference
+
+
+@pytest.mark.parametrize("variance", [False, True])
+def test_equals_diffusers_weight_for_weight(variance: bool) -> None:
+    options = {"width": 48, "depth": 3, "num_heads": 4, "patch": 2, "variance": variance}
+    model = randomized(network("dit", images_of(3, 12, 12), **options))
+    reference = diffusers_dit(model, replace(dit.Config(), **options), 3, 12)
+    x, time, label = torch.randn(4, 3, 12, 12), torch.tensor([0, 17, 500, 999]), torch.tensor([0, 3, 9, 10])
+    ours, theirs = model.outputs(x, time, label), reference(x, timestep=time, class_labels=label).sample
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert torch.equal(model.denoise(x, time, label), ours[:, :3])
+    ours.square().mean().backward()
+    theirs.square().mean().backward()
+    given = {name: p.grad for name, p in reference.named_parameters()}
+    wanted = renamed({name: p.grad for name, p in model.named_parameters()}, 3)
+    shared = [name for name in given if ".emb." in name]
+    for name in given.keys() - set(shared):
+        torch.testing.assert_close(wanted[name], given[name], rtol=1e-4, atol=1e-5, msg=name)
+    for name in (name for name in shared if ".0." in name):  # the gradient of what they hold several times is the sum
+        total = sum(g for g in (given[name.replace(".0.", f".{i}.", 1)] for i in range(3)) if g is not None)
+        torch.testing.assert_close(wanted[name], total, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_dit_s_equals_diffusers_at_full_size() -> None:
+    model = randomized(network("dit_s_4", dit.paper())).eval()
+    reference = diffusers_dit(model, catalog.find("models", "dit_s_4").config, 4, 32)
+    x, time, label = torch.randn(1, 4, 32, 32), torch.tensor([250]), torch.tensor([7])
+    with torch.no_grad():
+        ours, theirs = model.outputs(x, time, label), reference(x, timestep=time, class_labels=label).sample
+    assert (ours - theirs).abs().max() <= 1e-4 * max(1, float(theirs.abs().max()))
+
+
+def test_positions_tell_rows_from_columns() -> None:
+    places = dit.sinusoidal_grid(3, 5, 16)
+    assert places.shape == (15, 16)
+    assert torch.equal(places[0], torch.tensor([0.0] * 4 + [1.0] * 4).view(2, 4).repeat(2, 1).flatten())
+    grid = places.view(3, 5, 16)
+    assert torch.equal(grid[0, :, 8:], grid[0, :1, 8:].expand(5, 8))  # one row: the same row's numbers
+    assert torch.equal(grid[:, 2, :8], grid[:1, 2, :8].expand(3, 8))
+    assert len({tuple(row.tolist()) for row in places}) == 15
+
+
+@pytest.mark.parametrize(("height", "width", "patch"), [(28, 28, 0), (7, 5, 2), (9, 16, 4), (1, 1, 0)])
+def test_sides_that_the_patches_do_not_divide(height: int, width: int, patch: int) -> None:
+    spec = images_of(3, height, width)
+    model = randomized(network("dit", spec, width=16, depth=2, patch=patch)).eval()
+    assert isinstance(model, Denoiser)
+    x = torch.randn(2, 3, height, width)
+    assert model.denoise(x, torch.tensor([3.0, 4.0])).shape == x.shape
+    found = model({"image:photo": torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)})
+    assert found.tokens.shape == (2, model.grid[0] * model.grid[1], 16)
+    torch.testing.assert_close(found.pooled, found.tokens.mean(1))
+
+
+def test_patches_return_to_their_places() -> None:
+    """An image goes in as patches and comes out by the same order."""
+    model = network("dit", images_of(1, 4, 6), width=4, num_heads=1, depth=1, patch=2)
+    x = torch.arange(24.0).view(1, 1, 4, 6)
+    with torch.no_grad():
+        model.embed.weight.copy_(torch.eye(4).view(4, 1, 2, 2))
+        model.leave.weight.copy_(torch.eye(4))
+        model.tokens = lambda x, time, label: model.embed(x).flatten(2).transpose(1, 2)  # nothing between
+        assert torch.equal(model.denoise(x, torch.zeros(1)), x)
+
+
+def test_begins_as_the_identity_and_hears_time_and_label() -> None:
+    spec = images_of(1, 4, 4, classes=3)
+    model = network("dit", spec)
+    x, time = torch.randn(2, 1, 4, 4), torch.tensor([10.0, 10.0])
+    assert model.denoise(x, time).abs().max() == 0
+    tokens = torch.randn(2, 5, 128)
+    assert torch.equal(model.blocks[0](tokens, torch.randn(2, 128)), tokens)
+    randomized(model)
+    base = model.denoise(x, time, torch.tensor([0, 0]))
+    assert (model.denoise(x, time + 500, torch.tensor([0, 0])) - base).abs().max() > 1e-3
+    assert (model.denoise(x, time, torch.tensor([1, 0])) - base)[0].abs().max() > 1e-4
+    torch.testing.assert_close(model.denoise(x, time), model.denoise(x, time, torch.tensor([3, 3])))
+    assert network("dit", spec, conditional=False).label is None
+    assert network("dit", replace(spec, targets=())).classes == 0
+
+
+def test_other_data_and_bad_options_are_refused() -> None:
+    spec = images_of(1, 8, 9)
+    assert dit.accepts(spec) is None
+    with pytest.raises(ConfigError, match=r"one image column.*'size' \(number\)"):
+        dit.build(dit.Config(), DataSpec(inputs=(Field(name="size", kind="number"),)))
+    for options, words in (
+        ({"num_heads": 3}, r"does not divide the width of 128.*model\.width=129"),
+        ({"width": 6, "num_heads": 2}, "multiple of 4, such as 8"),
+        ({"depth": 0}, "model.depth"),
+        ({"patch": -1}, "model.patch"),
+        ({"patch": 9}, r"are 9x8 pixels.*model\.patch=8"),
+        ({"expansion": 0}, "model.expansion"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            network("dit", spec, **options)
