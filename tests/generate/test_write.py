@@ -129,7 +129,7 @@ def test_a_stop_text_ends_its_row():
 def test_a_context_bounds_what_is_written():
     found = write(model(context=20), [bytes_of("x" * 15)], Script(spelt, FIELD), Settings(tokens=50))[0]
     assert len(found.tokens) == 5 and found.reason == "length"
-    with pytest.raises(DataError, match="A prompt has 20 tokens; a context of 20 leaves no room"):
+    with pytest.raises(DataError, match="A prompt has 20 tokens; .* context of 20 leaves no room"):
         write(model(context=20), [bytes_of("x" * 20)], Script(spelt, FIELD), Settings())
     with pytest.raises(DataError, match="A prompt is empty"):
         write(model(), [bytes_of("x"), []], Script(spelt, FIELD), Settings())
