@@ -31,6 +31,12 @@ def twins(cell: str, depth: int, both: bool, fast: bool) -> tuple[RecurrentStack
     return stack, theirs
 
 
+def ends(states: Tensor | tuple[Tensor, Tensor], both: bool) -> Tensor:
+    """Return the states [B, D] in which the reference's last layer ends, from those of all layers and directions."""
+    h = states[0] if isinstance(states, tuple) else states
+    return torch.cat([h[-2], h[-1]], dim=-1) if both else h[-1]
+
+
 def sequences() -> Tensor:
     return torch.randn(ROWS, STEPS, INPUTS, generator=torch.Generator().manual_seed(1))
 
@@ -68,8 +74,9 @@ def test_a_stack_equals_torchs_module_in_values_and_gradients(cell: str, depth: 
     stack, theirs = twins(cell, depth, both, fast)
     assert sum(p.numel() for p in stack.parameters()) == sum(p.numel() for p in theirs.parameters())
     x, same = sequences().requires_grad_(), sequences().requires_grad_()
-    ours, reference = stack(x), theirs(same)[0]
+    (ours, last), (reference, states) = stack(x), theirs(same)
     torch.testing.assert_close(ours, reference, rtol=0, atol=1e-6)
+    torch.testing.assert_close(last, ends(states, both), rtol=0, atol=1e-6)
     ours.square().sum().backward()
     reference.square().sum().backward()
     torch.testing.assert_close(x.grad, same.grad, rtol=1e-5, atol=1e-6)
@@ -87,14 +94,12 @@ def test_padding_is_read_by_neither_direction(cell: str, both: bool) -> None:
     """The reference gets packed sequences; ours keep their shape. Outputs, last states and gradients are equal."""
     stack, theirs = twins(cell, 2, both, True)
     x, same = sequences().requires_grad_(), sequences().requires_grad_()
-    ours = stack(x, LENGTHS)
-    packed, last = theirs(pack_padded_sequence(same, LENGTHS, batch_first=True, enforce_sorted=False))
+    ours, last = stack(x, LENGTHS)
+    packed, states = theirs(pack_padded_sequence(same, LENGTHS, batch_first=True, enforce_sorted=False))
     reference, _ = pad_packed_sequence(packed, batch_first=True)
     real = torch.arange(STEPS) < LENGTHS[:, None]
     torch.testing.assert_close(ours[real], reference[real], rtol=0, atol=1e-6)
-    states = last[0] if cell == "lstm" else last  # [2 · directions, B, H]
-    expected = torch.cat(list(states[-2:]), dim=-1) if both else states[-1]
-    torch.testing.assert_close(stack.last(ours, LENGTHS), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(last, ends(states, both), rtol=0, atol=1e-6)
     (ours * real[..., None]).square().sum().backward()
     reference.square().sum().backward()
     torch.testing.assert_close(x.grad, same.grad, rtol=1e-5, atol=1e-6)
@@ -104,7 +109,7 @@ def test_padding_is_read_by_neither_direction(cell: str, both: bool) -> None:
 def test_a_row_without_steps_ends_in_zeros() -> None:
     stack, _ = twins("lstm", 1, True, True)
     lengths = torch.tensor([9, 0, 4, 7, 2, 9])
-    last = stack.last(stack(sequences(), lengths), lengths)
+    _, last = stack(sequences(), lengths)
     assert not last[1].any() and last[0].any()
 
 
@@ -120,7 +125,7 @@ def test_a_sequence_read_in_parts_is_the_sequence(cell: str, fast: bool) -> None
     stack, _ = twins(cell, 2, False, fast)
     x, states = sequences(), States(2)
     parts = [stack.extend(part, states) for part in x.split((4, 1, 1, 3), dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), stack(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.cat(parts, dim=1), stack(x)[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -142,7 +147,7 @@ def test_states_go_on_in_another_order() -> None:
     x, states, rows = sequences(), States(2), torch.tensor([3, 3, 0])
     stack.extend(x[:, :4], states)
     states.reorder(rows)
-    torch.testing.assert_close(stack.extend(x[rows, 4:], states), stack(x)[rows, 4:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(stack.extend(x[rows, 4:], states), stack(x)[0][rows, 4:], rtol=0, atol=1e-6)
 
 
 def test_recurrent_weights_begin_orthogonal_and_forget_gates_open() -> None:
@@ -174,16 +179,16 @@ def test_an_open_forget_gate_keeps_gradients_alive_over_many_steps() -> None:
 def test_states_stay_exact_under_half_precision(cell: str) -> None:
     stack, _ = twins(cell, 2, True, True)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = stack(sequences(), LENGTHS)
-    torch.testing.assert_close(rounded.float(), stack(sequences(), LENGTHS), rtol=0, atol=1e-6)
+        rounded, _ = stack(sequences(), LENGTHS)
+    torch.testing.assert_close(rounded.float(), stack(sequences(), LENGTHS)[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_can_be_had_in_evaluation(cell: str) -> None:
     stack, _ = twins(cell, 2, True, True)
     x, same = sequences().requires_grad_(), sequences().requires_grad_()
-    stack.eval()(x, LENGTHS).sum().backward()
-    stack.train()(same, LENGTHS).sum().backward()
+    stack.eval()(x, LENGTHS)[0].sum().backward()
+    stack.train()(same, LENGTHS)[0].sum().backward()
     torch.testing.assert_close(x.grad, same.grad)
 
 
@@ -191,8 +196,8 @@ def test_dropout_is_between_layers_and_in_training_only() -> None:
     torch.manual_seed(0)
     one, two = (RecurrentStack("gru", INPUTS, UNITS, depth, dropout=0.5) for depth in (1, 2))
     x = sequences()
-    assert torch.equal(one(x), one(x)) and not torch.equal(two(x), two(x))
-    assert torch.equal(two.eval()(x), two(x))
+    assert torch.equal(one(x)[0], one(x)[0]) and not torch.equal(two(x)[0], two(x)[0])
+    assert torch.equal(two.eval()(x)[0], two(x)[0])
 
 
 @torch.no_grad()

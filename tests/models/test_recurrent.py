@@ -116,8 +116,8 @@ def test_columns_are_read_one_behind_the_other_each_with_its_own_vectors() -> No
     found = model({"text:title": title, "text:body": body})
     for row in range(3):
         joined = torch.cat([title[row][title[row] != PAD], 20 + body[row][body[row] != PAD]])[None]
-        y = model.stack(model.vectors(joined))
-        torch.testing.assert_close(found.pooled[row], model.stack.last(y)[0], rtol=0, atol=1e-6)
+        _, last = model.stack(model.vectors(joined))
+        torch.testing.assert_close(found.pooled[row], last[0], rtol=0, atol=1e-6)
 
 
 def test_mean_pooling_is_over_real_tokens_and_empty_texts_are_zeros() -> None:
@@ -133,8 +133,8 @@ def test_mean_pooling_is_over_real_tokens_and_empty_texts_are_zeros() -> None:
 def test_attention_weighs_the_steps_by_the_last_state() -> None:
     model = network(pooling="attention", bidirectional=True)
     found = model({"text:text": (tokens := tokens_of(9))})
-    y = model.stack(model.vectors(tokens))
-    weights = model.attention.weights(model.stack.last(y), y)
+    y, last = model.stack(model.vectors(tokens))
+    weights = model.attention.weights(last, y)
     torch.testing.assert_close(weights.sum(1), torch.ones(5))
     torch.testing.assert_close(found.pooled, torch.einsum("bt,btd->bd", weights, y))
 
@@ -145,7 +145,7 @@ def test_an_image_is_read_row_by_row() -> None:
     found = model({"image:digit": image})
     assert found.pooled.shape == (3, 12) and found.tokens.shape == (3, 5, 12)
     rows = torch.stack([((image[:, :, row].float() - 100) / 50).flatten(1) for row in range(5)], dim=1)  # [B, H, C·W]
-    torch.testing.assert_close(found.pooled, model.stack.last(model.stack(rows)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.pooled, model.stack(rows)[1], rtol=0, atol=1e-6)
     for pooling in ("mean", "attention"):
         assert network(IMAGES, pooling=pooling)({"image:digit": image}).pooled.shape == (3, 6)
 
@@ -218,7 +218,7 @@ def test_initialisation_of_the_default_reaches_far_back() -> None:
     for cell in ("lstm", "gru"):
         model = network(texts(("text", 100, 50)), cell=cell, width=64)
         x = model.vectors(tokens_of(100, vocabulary=50)).detach().requires_grad_()
-        model.stack(x)[:, -1].square().sum().backward()
+        model.stack(x)[1].square().sum().backward()
         size = x.grad.norm(dim=-1).mean(0)  # [T]
         assert size[0] > 0 and size.max() < 1e3 * size[-1]
 

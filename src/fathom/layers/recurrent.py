@@ -196,7 +196,9 @@ def _unroll(cell: Cell, x: Tensor, state: State, real: Tensor | None, by_kernel:
 
 
 class RecurrentStack(nn.Module):
-    """Layers of cells, each reading what the one below gives out: [B, T, I] -> [B, T, D]; D is H, or 2·H both ways.
+    """Layers of cells, each reading what the one below gives out: [B, T, I] -> [B, T, D] and [B, D].
+
+    D is H, or 2·H where both directions are read.
 
     The backward direction reads a row from its last real step to its first. To that end rows are reversed within their
     lengths by gathering, read forwards, and put back. Shapes stay those of the batch, unlike those of packed sequences,
@@ -234,36 +236,30 @@ class RecurrentStack(nn.Module):
             for layer in range(depth)
         )
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return what the last layer gives out at each step; at padding, anything.
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what the last layer gives out at each step, and the state in which each of its directions ends.
 
         Args:
             x: [B, T, I].
             lengths: [B], real steps of each row, which stand on the left; None: all T.
+
+        Returns:
+            [B, T, D], at padding anything; and [B, D]: forwards the state at the last real step, backwards that at the
+            first, zeros for a row without any.
         """
         order = reversal(lengths, x.shape[1]) if self.both and lengths is not None else None
         for index, cells in enumerate(self.layers):
             if index:
                 x = self.dropout(x)
-            y, _ = unroll(cells[0], x, fast=self.fast)  # type: ignore[index]
+            y, (end, *_) = unroll(cells[0], x, fast=self.fast)  # type: ignore[index]
+            ends, outputs = [end if lengths is None else last_step(y, lengths)], [y]
             if self.both:
-                back, _ = unroll(cells[1], _reversed(x, order), fast=self.fast)  # type: ignore[index]
-                y = torch.cat([y, _reversed(back, order)], dim=-1)
-            x = y
-        return x
-
-    def last(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the state in which each direction ends, of what `forward` gave out: [B, T, D] -> [B, D].
-
-        Forwards it is that of the last real step, backwards that of the first one; zeros for a row without any.
-        """
-        units = y.shape[-1] // (1 + self.both)
-        if lengths is None:
-            end = y[:, -1, :units]
-        else:
-            end = y[torch.arange(y.shape[0], device=y.device), (lengths - 1).clamp_min(0), :units]
-        found = torch.cat([end, y[:, 0, units:]], dim=-1) if self.both else end
-        return found if lengths is None else found * (lengths > 0)[:, None]
+                y, (end, *_) = unroll(cells[1], _reversed(x, order), fast=self.fast)  # type: ignore[index]
+                outputs.append(_reversed(y, order))
+                ends.append(end if lengths is None else last_step(y, lengths))
+            x = torch.cat(outputs, dim=-1) if self.both else y
+        last = torch.cat(ends, dim=-1) if self.both else ends[0]
+        return x, last if lengths is None else last * (lengths > 0)[:, None]
 
     def extend(self, x: Tensor, states: States, real: Tensor | None = None) -> Tensor:
         """Return what the last layer gives out [B, t, D] at steps x [B, t, I] that follow those that `states` is of.
@@ -340,6 +336,11 @@ def reversal(lengths: Tensor, steps: int) -> Tensor:
     """Return which step stands where once each row is reversed within its length: [B] -> [B, T]. It undoes itself."""
     t = torch.arange(steps, device=lengths.device)
     return torch.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
+
+
+def last_step(y: Tensor, lengths: Tensor) -> Tensor:
+    """Return the last real step of each row: [B, T, D] -> [B, D]; the first one of a row without any."""
+    return y[torch.arange(y.shape[0], device=y.device), (lengths - 1).clamp_min(0)]
 
 
 def take_steps(x: Tensor, order: Tensor) -> Tensor:

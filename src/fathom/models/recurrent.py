@@ -161,13 +161,15 @@ class Recurrent(nn.Module):
 
     def forward(self, batch: Batch) -> Features:
         if not self.pads:
-            y = self.dropout(self.stack(self.rows(batch[self.keys[0]])))  # [B, H, D]
-            return Features(pooled=self.pool(y), tokens=y)
+            y, last = self.stack(self.rows(batch[self.keys[0]]))  # [B, H, D], [B, D]
+            y, last = self.dropout(y), self.dropout(last)
+            return Features(pooled=self.pool(y, last), tokens=y)
         tokens, real = self.tokens(batch)
         places, lengths = to_the_left(real), real.sum(1)
         x = self.vectors(torch.zeros_like(tokens).scatter(1, places, tokens))  # [B, T, I], real tokens on the left
-        y = self.dropout(self.stack(self.dropout(x), lengths))  # [B, T, D]
-        return Features(pooled=self.pool(y, lengths), tokens=take_steps(y, places), mask=real)
+        y, last = self.stack(self.dropout(x), lengths)  # [B, T, D], [B, D]
+        y, last = self.dropout(y), self.dropout(last)
+        return Features(pooled=self.pool(y, last, lengths), tokens=take_steps(y, places), mask=real)
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the tokens of all columns, by their places in the one table, and which are real: [B, T] each."""
@@ -180,16 +182,22 @@ class Recurrent(nn.Module):
         """Return an image's rows from top to bottom: [B, C, H, W] -> [B, H, C·W]."""
         return self.normalize(image).transpose(1, 2).flatten(2)
 
-    def pool(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return one vector [B, D] of each sequence y [B, T, D], of whose steps the first `lengths` [B] are real."""
+    def pool(self, y: Tensor, last: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return one vector [B, D] of each sequence.
+
+        Args:
+            y: [B, T, D], of whose steps the first `lengths` [B] are real (None: all).
+            last: [B, D], the states in which they end.
+        """
+        if self.config.pooling == "last":
+            return last
         real = None if lengths is None else torch.arange(y.shape[1], device=y.device) < lengths[:, None]  # [B, T]
-        if self.config.pooling == "mean":
-            if real is None or lengths is None:
-                return y.mean(1)
-            share = real / lengths.clamp_min(1)[:, None]
-            return (share.to(y.dtype)[:, None] @ y).squeeze(1)
-        last = self.stack.last(y, lengths)
-        return last if self.attention is None else self.attention(last, y, real)
+        if self.attention is not None:
+            return self.attention(last, y, real)
+        if real is None or lengths is None:
+            return y.mean(1)
+        share = real / lengths.clamp_min(1)[:, None]  # [B, T]
+        return (share.to(y.dtype)[:, None] @ y).squeeze(1)
 
 
 class RecurrentLanguageModel(Recurrent):
