@@ -34,6 +34,7 @@ from fathom.layers.propagate import (
     largest,
     pair_scores,
     product,
+    reordered,
 )
 
 KEPT = 4  # graphs that are remembered: those of training, of validation, and some
@@ -96,9 +97,8 @@ class Sparse:
 
     def scores_of_pairs(self, u: Tensor, v: Tensor, a: Tensor, slope: float) -> Tensor:
         """Return a · LeakyReLU(u[source] + v[target]) of each edge in each head, of [R, H, C], [R, H, C] and [H, C]."""
-        heads = len(a)
-        found = pair_scores(u, v, a, slope, (self.looped.source, self.looped.target))  # [M, H]
-        return found.flatten().index_select(0, self._order_of_heads(heads)) if heads > 1 else found.squeeze(1)
+        found = pair_scores(u, v, a, slope, self.looped)  # [M, H]
+        return reordered(found.flatten(), *self._orders_of_heads(len(a)))
 
     @cached_property
     def sum(self) -> Operator:
@@ -129,28 +129,30 @@ class Sparse:
 
     def heads(self, count: int) -> Pattern:
         """Return the edges with loops, for nodes of which each is `count` rows, that look at their like alone."""
-        if count not in self._heads:
-            self._heads[count] = self._split(count)
-        return self._heads[count]
+        if count not in self._patterns_of_heads:
+            source, target = self._split(self.looped.source, count), self._split(self.looped.target, count)
+            self._patterns_of_heads[count] = _pattern(source, target, self.rows * count)
+        return self._patterns_of_heads[count]
+
+    def _orders_of_heads(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return where each edge of `heads` stands among all edges × heads [M, H], and the way back."""
+        if count not in self._orders:
+            order = self._split(self.looped.target, count).argsort(stable=True)
+            self._orders[count] = order, order.argsort()
+        return self._orders[count]
+
+    @staticmethod
+    def _split(ends: Tensor, count: int) -> Tensor:
+        """Return the rows of nodes that are `count` rows each: [M] -> [M·count]."""
+        return (ends.long()[:, None] * count + torch.arange(count, device=ends.device)).flatten()
 
     @cached_property
-    def _heads(self) -> dict[int, Pattern]:
+    def _patterns_of_heads(self) -> dict[int, Pattern]:
         return {1: self.looped}
 
-    def _order_of_heads(self, count: int) -> Tensor:
-        """Return where each edge of `heads` stands among [M, H]."""
-        return self._orders.setdefault(count, _split_order(self.looped.target, count))
-
     @cached_property
-    def _orders(self) -> dict[int, Tensor]:
+    def _orders(self) -> dict[int, tuple[Tensor, Tensor]]:
         return {}
-
-    def _split(self, count: int) -> Pattern:
-        order = self._order_of_heads(count)
-        head = torch.arange(count, device=order.device)
-        source = (self.looped.source.long()[:, None] * count + head).flatten()[order]
-        target = (self.looped.target.long()[:, None] * count + head).flatten()[order]
-        return _pattern(source, target, self.rows * count)
 
 
 class Padded:
@@ -351,12 +353,6 @@ def _pattern(source: Tensor, target: Tensor, rows: int) -> Pattern:
 def _starts(ends: Tensor, rows: int) -> Tensor:
     counts = torch.bincount(ends, minlength=rows)
     return F.pad(counts.cumsum(0), (1, 0)).int()
-
-
-def _split_order(target: Tensor, heads: int) -> Tensor:
-    """Return the order that sorts edges × heads, [M, H] flattened, by (target, head, edge); targets are sorted."""
-    head = torch.arange(heads, device=target.device)
-    return (target.long()[:, None] * heads + head).flatten().argsort(stable=True)
 
 
 def _largest(x: Tensor, source: Tensor, target: Tensor, rows: int = 0) -> Tensor:

@@ -5,12 +5,12 @@
     product            A·X, whose gradient is Aᵀ·G
     edge_scores        what each edge's two ends say together, u_j + v_i
     pair_scores        a·LeakyReLU(u_j + v_i) of two vectors for each edge
+    reordered          numbers of edges in another order
     attend             sums weighted by a softmax over each node's edges
     largest            the largest of each node's neighbours, number by number
 
-None of them ever holds a vector for each edge (but for `pair_scores`, a block at a time): with some ten edges a node
-that is ten times the memory of the nodes, and filling it is what the usual way of gathering and scattering spends its
-time on. Rows are summed by the kernel that sums bags of embeddings, which on a CPU is the fastest of those in PyTorch.
+None but `pair_scores` ever holds a vector for each edge: with some ten edges a node that is ten times the memory of the
+nodes, and filling it is what the usual way of gathering and scattering spends its time on. Rows are summed by the kernel that sums bags of embeddings, which on a CPU is the fastest of those in PyTorch.
 """
 
 from __future__ import annotations
@@ -99,16 +99,22 @@ def edge_scores(u: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
     return _EdgeScores.apply(u, v, pattern)
 
 
-def pair_scores(u: Tensor, v: Tensor, a: Tensor, slope: float, ends: tuple[Tensor, Tensor]) -> Tensor:
+def pair_scores(u: Tensor, v: Tensor, a: Tensor, slope: float, pattern: Pattern) -> Tensor:
     """Return a · LeakyReLU(u[source] + v[target]) of each edge in each head, [M, H].
 
     Args:
         u, v: [R, H, C].
         a: [H, C].
         slope: of LeakyReLU below zero.
-        ends: source and target of each edge, [M] each.
     """
-    return _PairScores.apply(wide(u), wide(v), wide(a), slope, ends)
+    # One product for all heads: a stands in a matrix [H·C, H] that is zero but for each head's part of its column.
+    heads = torch.block_diag(*wide(a)[:, :, None])
+    return _PairScores.apply(wide(u).flatten(1), wide(v).flatten(1), heads, slope, pattern)
+
+
+def reordered(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """Return x[order]: [M] of [M]. The order names each entry once, and `back` undoes it."""
+    return _Reordered.apply(x, order, back)
 
 
 def attend(x: Tensor, scores: Tensor, keep: Tensor | None, pattern: Pattern) -> Tensor:
@@ -157,30 +163,48 @@ class _EdgeScores(Function):
 
 class _PairScores(Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, v: Tensor, a: Tensor, slope: float, ends: tuple[Tensor, Tensor]) -> Tensor:
-        ctx.save_for_backward(u, v, a, *ends)
-        ctx.slope = slope
-        blocks = zip(*(end.split(BLOCK) for end in ends), strict=True)
-        found = [F.leaky_relu_(_sums(u, v, s, t), slope).mul_(a).sum(-1) for s, t in blocks]  # [m, H] each
-        return torch.cat(found) if found else a.new_zeros(0, len(a))
+    def forward(ctx: Any, u: Tensor, v: Tensor, a: Tensor, slope: float, pattern: Pattern) -> Tensor:
+        both = torch.cat([u, v])  # [2·R, H·C]
+        ctx.save_for_backward(both, a)
+        ctx.slope, ctx.pattern = slope, pattern
+        found = a.new_empty(len(pattern.source), a.shape[1])
+        for part in _blocks(len(found)):
+            torch.mm(F.leaky_relu_(_sums(both, pattern, part), slope), a, out=found[part])
+        return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        u, v, a, source, target = ctx.saved_tensors
-        to_u, to_v, to_a = torch.zeros_like(u), torch.zeros_like(v), torch.zeros_like(a)
-        for s, t, g in zip(source.split(BLOCK), target.split(BLOCK), gradient.split(BLOCK), strict=True):
-            z = _sums(u, v, s, t)  # [m, H, C], made again: cheaper than to have kept it
-            steep = torch.where(z > 0, 1.0, ctx.slope).mul_(g[..., None])
-            to_a += (z * steep).sum(0)
-            steep *= a
-            to_u.index_add_(0, s, steep)
-            to_v.index_add_(0, t, steep)
-        return to_u, to_v, to_a, None, None
+        (both, a), pattern = ctx.saved_tensors, ctx.pattern
+        to_a, to_sums = torch.zeros_like(a), gradient.new_empty(len(gradient), len(a))  # [M, H·C]
+        for part in _blocks(len(gradient)):
+            bent = F.leaky_relu_(_sums(both, pattern, part), ctx.slope)  # made again: cheaper than to have kept it
+            to_a.addmm_(bent.t(), gradient[part])
+            torch.mm(gradient[part], a.t(), out=to_sums[part])
+            to_sums[part].mul_(torch.where(bent > 0, 1.0, ctx.slope))
+        return pattern.outgoing.times(to_sums), pattern.incoming.times(to_sums), to_a, None, None
 
 
-def _sums(u: Tensor, v: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    return u.index_select(0, source).add_(v.index_select(0, target))
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
+
+
+def _sums(both: Tensor, pattern: Pattern, part: slice) -> Tensor:
+    """Return u[source] + v[target] of some edges, where both hold u and below it v: bags of two."""
+    pairs = torch.stack([pattern.source[part], pattern.target[part] + len(both) // 2], 1)
+    starts = torch.arange(0, pairs.numel() + 1, 2, dtype=pairs.dtype, device=pairs.device)
+    return Matrix(starts, pairs.flatten()).times(both)
+
+
+class _Reordered(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.order, ctx.back = order, back
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Reordered.apply(gradient, ctx.back, ctx.order), None, None
 
 
 class _Attend(Function):
