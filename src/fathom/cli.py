@@ -28,6 +28,7 @@ app = typer.Typer(
 Source = Annotated[str, typer.Argument(help="A table, a folder of images or texts by class, or a bundled sample.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a trained model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Own = Annotated[str | None, typer.Option("--model", help="Of a model of your own: the function, as path.py:build.")]
 Targets = Annotated[list[str] | None, typer.Option("--target", help="A column to predict; may be repeated.")]
 
 
@@ -36,7 +37,9 @@ def fit(
     source: Annotated[str | None, typer.Argument(help="A table, a folder by class, or a bundled sample.")] = None,
     target: Targets = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the model. Default: runs/NAME.")] = None,
-    model: Annotated[str | None, typer.Option(help="Architecture, from `fathom models`; default: auto.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="From `fathom models`, hf:NAME, timm:NAME or path.py:build; default: auto.")
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="What to train for, from `fathom objectives`.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time to train for, at most.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
@@ -76,12 +79,13 @@ def predict(
     folder: Folder,
     source: Source,
     out: Annotated[Path | None, typer.Option(help="Write the table here: .csv, .parquet or .jsonl.")] = None,
+    model: Own = None,
     json: AsJson = False,
 ) -> None:
     """Predict every row of SOURCE with the model in FOLDER; prints CSV, or writes a file."""
     from fathom.api.look import as_csv, write_table
 
-    frame = fathom.load(folder).predict(source)
+    frame = fathom.load(folder, model=model).predict(source)
     if out is not None:
         write_table(frame, out)
         _note(f"{len(frame):,} predictions in {out}")
@@ -92,25 +96,25 @@ def predict(
 
 
 @app.command()
-def evaluate(folder: Folder, source: Source, json: AsJson = False) -> None:
+def evaluate(folder: Folder, source: Source, model: Own = None, json: AsJson = False) -> None:
     """Score the model in FOLDER on the rows of SOURCE."""
     from fathom.api.summary import describe_scores
 
-    scores = fathom.load(folder).evaluate(source)
+    scores = fathom.load(folder, model=model).evaluate(source)
     _answer(scores if json else describe_scores(scores))
 
 
 @app.command()
-def report(folder: Folder) -> None:
+def report(folder: Folder, model: Own = None) -> None:
     """Write report.html anew from the evidence in FOLDER, and print its path."""
-    _answer(str(fathom.load(folder).report()))
+    _answer(str(fathom.load(folder, model=model).report()))
 
 
 @app.command()
-def info(folder: Folder, json: AsJson = False) -> None:
+def info(folder: Folder, model: Own = None, json: AsJson = False) -> None:
     """Tell what the model in FOLDER is, what it was trained on and how good it is."""
-    model = fathom.load(folder)
-    _answer(model.info() if json else model.summary())
+    found = fathom.load(folder, model=model)
+    _answer(found.info() if json else found.summary())
 
 
 @app.command()

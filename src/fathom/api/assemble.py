@@ -33,6 +33,7 @@ class Assembled:
         entries: model and objective as the artifact records them; None for an object of the user's own.
         settings: the complete options, which repeat the run.
         why: why this model.
+        notes: what became of the weights that it begins with, where those were published.
     """
 
     objective: Objective
@@ -41,6 +42,7 @@ class Assembled:
     entries: dict[str, catalog.Entry | None]
     settings: Settings
     why: str
+    notes: tuple[str, ...] = ()
 
 
 def assemble(
@@ -63,6 +65,7 @@ def assemble(
     if name:
         entry, config = chosen("models", {**settings.of("model"), "name": name})
         _require(entry, spec)
+        config = getattr(entry.module, "complete", lambda config, spec: config)(config, spec)
         entries["model"] = replace(entry, config=config)
         recipe: Mapping[str, Any] = getattr(entry.module, "recipe", lambda config, spec: {})(config, spec)
         settings = settings.over(_fitting(recipe, settings))
@@ -71,6 +74,7 @@ def assemble(
     with torch.random.fork_rng():  # the caller's random numbers are the caller's
         torch.manual_seed(plan.seed)
         network = _network(entries["model"], spec, model)
+        notes = _fill(entries["model"], network)
         if objective is None or isinstance(objective, str):
             options = {"name": "supervised", **settings.of("objective")}
             entry, config = chosen("objectives", options)
@@ -89,6 +93,7 @@ def assemble(
         entries=entries,
         settings=_complete(groups, entries),
         why=why,
+        notes=notes,
     )
 
 
@@ -112,6 +117,12 @@ def _network(entry: catalog.Entry | None, spec: DataSpec, model: ModelChoice) ->
             "features [B, D] that its forward returns as Features(pooled=…)."
         )
     return network
+
+
+def _fill(entry: catalog.Entry | None, network: nn.Module) -> tuple[str, ...]:
+    """Put the weights into a model of another library that it has there, and return what was said of them."""
+    fill = getattr(entry.module, "fill", None) if entry else None
+    return tuple(fill(network, entry.config)) if fill and entry else ()
 
 
 def _require(entry: catalog.Entry, spec: DataSpec) -> None:

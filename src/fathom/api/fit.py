@@ -13,6 +13,7 @@ from fathom.api.assemble import Assembled, ModelChoice, ObjectiveChoice, assembl
 from fathom.api.conclude import conclude
 from fathom.api.config import Settings, gather
 from fathom.api.model import Model
+from fathom.api.own import from_file, is_own
 from fathom.api.prepare import Material, prepare
 from fathom.api.progress import say, watch
 from fathom.artifact import check_room
@@ -51,7 +52,8 @@ def fit(
         target: the column to predict, or several; of a folder by class it is the folder's name.
         test: a source to test on; otherwise some rows are kept back.
         out: a folder for the model and its checkpoints; without it everything stays in memory.
-        model: a name from `fathom.list_models()`, an `nn.Module`, or a function from a DataSpec to one.
+        model: a name from `fathom.list_models()`; "hf:NAME" or "timm:NAME", an encoder of those libraries; an
+            `nn.Module`, or a function from a DataSpec to one; or where such a function stands: "path.py:build".
         objective: a name from `fathom.list_objectives()`, or a function from (DataSpec, nn.Module) to an Objective.
         minutes: the most that training may take. epochs: passes over the training rows.
         seed: of every random choice.
@@ -66,6 +68,8 @@ def fit(
     if out is not None:
         check_room(out)
     tell = say if progress else _silent
+    if isinstance(model, str) and is_own(model):
+        model = from_file(model)
     settings = gather(
         _given(config, out, resume, model),
         {
@@ -91,6 +95,8 @@ def fit(
         tell(line)
     assembled = assemble(material.preprocess.spec, settings, model, objective, material.settings)
     tell(f"model: {_model_name(assembled)} ({assembled.why})")
+    for line in assembled.notes:
+        tell(line)
     settings, finished = _train(material, assembled, out, resume, progress)
     tell(f"measuring on {len(material.judge[1].prepared.rows):,} {material.judge[0]} rows")
     trained = conclude(material, replace(assembled, settings=settings), finished, os.fspath(out) if out else "MODEL")

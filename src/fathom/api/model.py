@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,14 @@ from torch import nn
 
 from fathom import artifact as artifacts
 from fathom.api.look import describe_set_aside, places
+from fathom.api.own import from_file
 from fathom.api.progress import say
 from fathom.api.summary import describe_model
 from fathom.core.config import as_dict
 from fathom.core.errors import ArtifactError, DataError
 from fathom.core.files import write_text
 from fathom.core.objective import Objective
+from fathom.core.types import DataSpec
 from fathom.data import Table, read
 from fathom.data._split import PARTS
 from fathom.evaluate import from_json, report, score
@@ -205,16 +207,22 @@ class Model:
 
 
 def load(
-    folder: str | os.PathLike[str], *, model: nn.Module | None = None, objective: Objective | None = None
+    folder: str | os.PathLike[str],
+    *,
+    model: nn.Module | Callable[[DataSpec], nn.Module] | str | None = None,
+    objective: Objective | None = None,
 ) -> Model:
     """Return the model in `folder`, checked; nothing in the folder is run.
 
     Args:
-        model, objective: the user's own objects, where the model was trained with one.
+        model, objective: the user's own objects, where the model was trained with one; of a model also the function
+            from the DataSpec that makes it, or where that stands: "path.py:build".
 
     Raises:
         ArtifactError: the folder is damaged, hostile or no model.
     """
+    if isinstance(model, str):
+        model = from_file(model)
     found = artifacts.load(folder, model=model, objective=objective)
     assert found.folder is not None
     files = {name: _text(found.folder / name) for name in KEPT if name in found.files}

@@ -109,7 +109,7 @@ class Artifact:
 def load(
     folder: str | os.PathLike[str],
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | Callable[[DataSpec], nn.Module] | None = None,
     objective: Objective | None = None,
     device: str | torch.device = "cpu",
 ) -> Artifact:
@@ -119,7 +119,8 @@ def load(
     only those in Fathom's catalog count, and takes the weights.
 
     Args:
-        model, objective: the user's own object, built as it was in training, where the artifact was made with one.
+        model, objective: the user's own object, built as it was in training, where the artifact was made with one; of a
+            model also the function from the DataSpec that builds it.
         device: where the model shall compute.
 
     Raises:

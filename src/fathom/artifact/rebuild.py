@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def rebuild(
     folder: Path,
     nbytes: int,
     tensors: int,
-    model: nn.Module | None = None,
+    model: nn.Module | Callable[[DataSpec], nn.Module] | None = None,
     objective: Objective | None = None,
 ) -> Objective:
     """Return the objective that config.json describes, with fresh weights, on the CPU.
@@ -111,7 +111,8 @@ def rebuild(
     Args:
         document: config.json.
         nbytes, tensors: the size of the weights' file and how many it holds; they bound what is built.
-        model, objective: the user's own objects, where the artifact was made with such.
+        model, objective: the user's own objects, where the artifact was made with such; of a model also the function
+            that makes it.
 
     Raises:
         ArtifactError: an unknown name or option, an own object that is not given, or a model out of all proportion.
@@ -121,11 +122,16 @@ def rebuild(
         assert objective is not None
         return objective
     own_model = _own(document, "model", model, path)
+    if own_model and not isinstance(model, nn.Module):
+        assert model is not None
+        model = _built(model, spec)
     with torch.random.fork_rng(devices=[]):  # fresh weights draw from the generator; the caller's stays as it is
         try:
+            if not own_model:
+                module, config = _entry(document, "model")
+                getattr(module, "ready", lambda config: None)(config)  # what it imports is not what the model costs
             with Allowance(MEMORY[0] * nbytes + MEMORY[1], CALLS[0] * tensors + CALLS[1]):
                 if not own_model:
-                    module, config = _entry(document, "model")
                     model = module.build(config, spec)
                 module, config = _entry(document, "objective")
                 built = module.build(config, spec, model)
@@ -162,7 +168,16 @@ def _check_sizes(config: Any, key: str) -> None:
             raise ConfigError(f"the {key}'s configuration holds {value}; whole numbers go up to {LARGEST:,}.")
 
 
-def _own(document: dict[str, Any], key: str, given: nn.Module | None, path: Path) -> bool:
+def _built(make: Callable[[DataSpec], nn.Module], spec: DataSpec) -> nn.Module:
+    """Return what the user's own function makes of the data's description."""
+    with torch.random.fork_rng(devices=[]):
+        model = make(spec)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model= was given a function that returns a {type(model).__name__}; expected an nn.Module.")
+    return model
+
+
+def _own(document: dict[str, Any], key: str, given: Any, path: Path) -> bool:
     """Whether that part was the user's own object; it then has to be given, and otherwise must not be."""
     part = document.get(key)
     custom = isinstance(part, dict) and part.get("name") is None and part.get("custom") is True
@@ -175,9 +190,12 @@ def _own(document: dict[str, Any], key: str, given: nn.Module | None, path: Path
         assert isinstance(part, dict)
         raise ArtifactError(
             f"The {key} of '{path.parent}' is not one of Fathom's ({str(part.get('class'))[:100]}): "
-            f"build it, and give it as load(folder, {key}=…)."
+            f"build it, and give it as load(folder, {key}=…)"
+            + (", or on the command line as --model path.py:build." if key == "model" else ".")
         )
-    elif not isinstance(given, Objective if key == "objective" else nn.Module):
+    elif not isinstance(given, Objective if key == "objective" else nn.Module) and not (
+        key == "model" and callable(given)
+    ):
         raise ConfigError(f"{key}= was given a {type(given).__name__}; expected an nn.Module, built and ready.")
     return custom
 

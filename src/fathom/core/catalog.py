@@ -13,6 +13,9 @@ What a public file of `models/` and `objectives/` holds:
     accepts     (spec) -> str | None: why this entry cannot take such data, or None where it can
     example     () -> DataSpec: the smallest data it is for (conformance tests run on it)
     paper       models, if they like: () -> DataSpec, the data of the paper, on which presets are counted
+    complete    models, if they like: (config, spec) -> Config with what has to be looked up elsewhere, before training
+    ready       models, if they like: (config) -> None imports what `build` needs beyond its own file
+    fill        models, if they like: (network, config) -> sentences; puts weights into it before training
     recipe      models, if they like: (config, spec) -> {"engine": {…}, "objective": {…}, "augment": {…}}, the settings
                 to train with where the user says nothing
 
@@ -33,6 +36,7 @@ from fathom.core.errors import ConfigError, did_you_mean
 
 PACKAGE = Path(__file__).parent.parent
 SINGULAR = {"models": "model", "objectives": "objective"}
+LIBRARIES = {"hf": "_hf", "timm": "_timm"}  # before a colon: other libraries' models, and the file that builds them
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,15 @@ def names(room: str) -> dict[str, str]:
 
 
 def find(room: str, name: str) -> Entry:
-    """Return the entry of that name.
+    """Return the entry of that name; of a model also "hf:NAME" or "timm:NAME", one of another library.
 
     Raises:
         ConfigError: no file or preset of that name; the message names the nearest.
     """
+    library, colon, source = name.partition(":")
+    if room == "models" and colon and source and library in LIBRARIES:
+        module = import_module(f"fathom.{room}.{LIBRARIES[library]}")
+        return Entry(room, name, module, module.Config(source=source))
     known = names(room)
     if name not in known:
         raise ConfigError(f"There is no {SINGULAR.get(room, room)} '{name}'.{did_you_mean(name, known)}")
