@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fathom.core.types import Batch, Field
 from fathom.layers.embed import CategoryEmbedding
 from fathom.layers.image import Normalize
+from fathom.layers.recurrent import GRUCell, RecurrentStack, unroll
 
 CATEGORY_SIZE = 8  # length of a category's vector
 
@@ -125,7 +126,7 @@ class ConvCoder(nn.Module):
 
 
 class TextCoder(nn.Module):
-    """A text [B, T]: read in both directions, the mean over its real tokens; written as logits [B, T, V].
+    """A text [B, T]: read in both directions, and written as logits [B, T, V].
 
     Every step of the writer gets the code and a vector for its place, and none of the tokens before it: what is written
     hangs on the code alone, which so cannot be left unused, as it can where the writer sees its past (Bowman, Vilnis,
@@ -134,24 +135,21 @@ class TextCoder(nn.Module):
 
     def __init__(self, field: Field, size: int) -> None:
         super().__init__()
-        self.key, self.pad, self.length, self.width = field.key, field.pad, field.shape[0], 2 * size
+        self.key, self.pad, self.width = field.key, field.pad, 2 * size
         self.vectors = nn.Embedding(field.vocabulary, size)
-        self.read = nn.GRU(size, size, batch_first=True, bidirectional=True)
-        self.places = nn.Parameter(torch.randn(self.length, size) * 0.5)
+        self.read = RecurrentStack("gru", size, size, both=True)
         self.told = nn.Linear(self.width, size)
-        self.write = nn.GRU(size, self.width, batch_first=True)
+        self.places = nn.Parameter(torch.randn(field.shape[0], size))
+        self.write = GRUCell(size, self.width)
         self.leave = nn.Linear(self.width, field.vocabulary)
 
     def encode(self, batch: Batch) -> Tensor:
         tokens = batch[self.key]
-        states, _ = self.read(self.vectors(tokens))  # [B, T, 2·E]
-        real = tokens != self.pad
-        share = (real / real.sum(1, keepdim=True).clamp_min(1)).to(states.dtype)  # [B, T]
-        return torch.einsum("bt,btd->bd", share, states)
+        return self.read(self.vectors(tokens), (tokens != self.pad).sum(1))[1]
 
     def decode(self, hidden: Tensor) -> Batch:
         steps = self.told(hidden)[:, None] + self.places  # [B, T, E]
-        states, _ = self.write(steps, hidden.tanh()[None])  # [B, T, 2·E]
+        states, _ = unroll(self.write, steps, (hidden.tanh(),))  # [B, T, 2·E]
         return {self.key: self.leave(states)}
 
     def wanted(self, batch: Batch) -> Batch:

@@ -33,7 +33,7 @@ REFERENCE = (
     "Miyato, Koyama, cGANs with Projection Discriminator, 2018; "
     "Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, Improved Training of Wasserstein GANs, 2017"
 )
-FIRST_SIDE = 4  # pixels, at least, that the generator begins with
+FIRST_SIDE = 4  # pixels, at least, that the generator begins with, but that it doubles once in any case
 LAST_SIDE = 8  # pixels, about, that the judge ends with
 
 
@@ -65,7 +65,7 @@ def accepts(spec: DataSpec) -> str | None:
 def example() -> DataSpec:
     """Return tiny grey images of two classes."""
     return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(1, 9, 8), stats=Stats(mean=(100.0,), std=(50.0,))),),
+        inputs=(Field(name="image", kind="image", shape=(1, 5, 4), stats=Stats(mean=(100.0,), std=(50.0,))),),
         targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),),
         rows=16,
     )
@@ -100,10 +100,10 @@ def build(config: Config, spec: DataSpec) -> ResNetGAN:
         if getattr(config, name) < 1:
             raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected 1 or more.")
     field = spec.inputs[0]
-    if min(field.shape[1:]) < 2 * FIRST_SIDE:
+    if min(field.shape[1:]) < FIRST_SIDE:
         raise ConfigError(
-            f"Images of column '{field.name}' are {field.shape[2]}x{field.shape[1]} pixels; this network halves sides "
-            f"of {2 * FIRST_SIDE} or more: enlarge them by prepare.image_size={2 * FIRST_SIDE}."
+            f"Images of column '{field.name}' are {field.shape[2]}x{field.shape[1]} pixels; this model takes sides of "
+            f"{FIRST_SIDE} or more: enlarge them by prepare.image_size={FIRST_SIDE}."
         )
     return ResNetGAN(config, field, label_classes(spec) if config.conditional else 0)
 
@@ -201,7 +201,7 @@ class Judge(nn.Module):
         super().__init__()
         channels, *sides = shape
         width, self.pool = config.judge_width, config.pool
-        halving = max(1, _halvings(min(sides), LAST_SIDE))
+        halving = _halvings(min(sides), LAST_SIDE)
         self.blocks = nn.ModuleList([JudgeBlock(channels, width, halve=True, first=True)])
         self.blocks.extend(JudgeBlock(width, width, halve=True) for _ in range(halving - 1))
         self.blocks.extend(JudgeBlock(width, width, halve=False) for _ in range(2))
@@ -264,5 +264,5 @@ def _begin(*layers: nn.Module) -> None:
 
 
 def _halvings(side: int, last: int) -> int:
-    """Return how often a side can be halved with `last` pixels left."""
-    return max(1, side // last).bit_length() - 1
+    """Return how often a side can be halved with `last` pixels left, at least once."""
+    return max(2, side // last).bit_length() - 1
