@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fathom import pretrained
 from fathom.core import catalog
 from fathom.core.errors import ConfigError
+from fathom.core.published import translate
 from fathom.core.roles import Denoiser
 from fathom.core.types import DataSpec, Field
 from fathom.models import dit
@@ -54,43 +56,11 @@ def test_parameter_counts_are_those_of_the_paper(name: str, parameters: int) -> 
     assert sum(p.numel() for p in model.parameters()) + model.positions.numel() == parameters
 
 
-PARTS = {"project_out": "attn1.to_out.0", "expand": "ff.net.0.proj", "contract": "ff.net.2", "modulate": "norm1.linear"}
-ENDS = {"embed": "pos_embed.proj", "last": "proj_out_1", "leave": "proj_out_2"}
-TOLD = {
-    "time.expand": "timestep_embedder.linear_1",
-    "time.mix": "timestep_embedder.linear_2",
-    "label.table": "class_embedder.embedding_table",
-}
-
-
-def renamed(state: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Our tensors by the reference's names; it holds the time's and the label's vectors in every block."""
-    found = {}
-    for key, value in state.items():
-        path, leaf = key.rsplit(".", 1)
-        if path in TOLD:
-            for index in range(depth):
-                found[f"transformer_blocks.{index}.norm1.emb.{TOLD[path]}.{leaf}"] = value
-        elif path in ENDS:
-            if path == "last":  # ours: shift and scale, as theirs
-                found[f"proj_out_1.{leaf}"] = value
-            else:
-                found[f"{ENDS[path]}.{leaf}"] = value
-        else:
-            _, index, layer = path.split(".")
-            block = f"transformer_blocks.{index}"
-            if layer == "project_in":
-                for name, part in zip("qkv", value.chunk(3), strict=True):
-                    found[f"{block}.attn1.to_{name}.{leaf}"] = part
-            else:
-                found[f"{block}.{PARTS[layer]}.{leaf}"] = value
-    return found
-
-
-def diffusers_dit(ours: dit.DiT, config: dit.Config, channels: int, side: int) -> nn.Module:
+def diffusers_dit(config: dit.Config, channels: int, side: int, classes: int) -> nn.Module:
     diffusers = pytest.importorskip("diffusers", reason="the reference implementation is not installed")
     from diffusers.models.embeddings import Timesteps
 
+    torch.manual_seed(1)
     reference = diffusers.DiTTransformer2DModel(
         num_attention_heads=config.num_heads,
         attention_head_dim=config.width // config.num_heads,
@@ -98,40 +68,47 @@ def diffusers_dit(ours: dit.DiT, config: dit.Config, channels: int, side: int) -
         out_channels=2 * channels if config.variance else channels,
         num_layers=config.depth,
         sample_size=side,
-        patch_size=ours.patch,
-        num_embeds_ada_norm=ours.classes,
+        patch_size=config.patch,
+        num_embeds_ada_norm=classes,
         norm_eps=1e-6,
     ).eval()  # in training it would replace labels by that of none at random
-    reference.load_state_dict(renamed(ours.state_dict(), config.depth), strict=True)
-    for block in reference.transformer_blocks:  # the paper's frequencies; diffusers' own are spaced a little wider
-        block.norm1.emb.time_proj = Timesteps(dit.WAVES, flip_sin_to_cos=True, downscale_freq_shift=0)
-    return reference
+    told = reference.transformer_blocks[0].norm1.emb
+    told.time_proj = Timesteps(
+        dit.WAVES, flip_sin_to_cos=True, downscale_freq_shift=0
+    )  # the paper's; theirs differ a bit
+    for block in reference.transformer_blocks:
+        block.norm1.emb = told  # the paper has one for all blocks
+    return randomized(reference)
+
+
+def filled(model: nn.Module, reference: nn.Module, config: dit.Config) -> None:
+    loaded = pretrained.put(model, reference.state_dict(), dit.matches(config))
+    assert loaded.fresh == loaded.changed == ()
+    again = [f"transformer_blocks.{index}.norm1.emb." for index in range(1, config.depth)]
+    assert all(name.startswith(tuple(again)) for name in loaded.left)
 
 
 @pytest.mark.parametrize("variance", [False, True])
 def test_equals_diffusers_weight_for_weight(variance: bool) -> None:
-    options = {"width": 48, "depth": 3, "num_heads": 4, "patch": 2, "variance": variance}
-    model = randomized(network("dit", images_of(3, 12, 12), **options))
-    reference = diffusers_dit(model, replace(dit.Config(), **options), 3, 12)
+    config = dit.Config(width=48, depth=3, num_heads=4, patch=2, variance=variance)
+    model = dit.build(config, images_of(3, 12, 12))
+    reference = diffusers_dit(config, 3, 12, model.classes)
+    filled(model, reference, config)
     x, time, label = torch.randn(4, 3, 12, 12), torch.tensor([0, 17, 500, 999]), torch.tensor([0, 3, 9, 10])
     ours, theirs = model.outputs(x, time, label), reference(x, timestep=time, class_labels=label).sample
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert torch.equal(model.denoise(x, time, label), ours[:, :3])
     ours.square().mean().backward()
     theirs.square().mean().backward()
-    given = {name: p.grad for name, p in reference.named_parameters()}
-    wanted = renamed({name: p.grad for name, p in model.named_parameters()}, 3)
-    shared = [name for name in given if ".emb." in name]
-    for name in given.keys() - set(shared):
-        torch.testing.assert_close(wanted[name], given[name], rtol=1e-4, atol=1e-5, msg=name)
-    for name in (name for name in shared if ".0." in name):  # the gradient of what they hold several times is the sum
-        total = sum(g for g in (given[name.replace(".0.", f".{i}.", 1)] for i in range(3)) if g is not None)
-        torch.testing.assert_close(wanted[name], total, rtol=1e-4, atol=1e-5, msg=name)
+    gradients = translate({name: p.grad for name, p in reference.named_parameters()}, dit.matches(config)).tensors
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_dit_s_equals_diffusers_at_full_size() -> None:
-    model = randomized(network("dit_s_4", dit.paper())).eval()
-    reference = diffusers_dit(model, catalog.find("models", "dit_s_4").config, 4, 32)
+    model, config = network("dit_s_4", dit.paper()).eval(), catalog.find("models", "dit_s_4").config
+    reference = diffusers_dit(config, 4, 32, 1000)
+    filled(model, reference, config)
     x, time, label = torch.randn(1, 4, 32, 32), torch.tensor([250]), torch.tensor([7])
     with torch.no_grad():
         ours, theirs = model.outputs(x, time, label), reference(x, timestep=time, class_labels=label).sample

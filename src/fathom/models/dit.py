@@ -14,6 +14,7 @@ The paper works on the latents of an autoencoder, 4×32×32, with 1,000 classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
+from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.condition import LabelEmbedding, TimeEmbedding, label_classes
 from fathom.layers.diffusion import begin
@@ -109,6 +111,27 @@ def build(config: Config, spec: DataSpec) -> DiT:
     _check(config, field)
     config = replace(config, patch=config.patch or max(1, min(field.shape[1:]) // 8))
     return DiT(config, field, label_classes(spec) if config.conditional else 0)
+
+
+def matches(config: Config) -> Iterator[Match]:
+    """Yield the table from diffusers' DiTTransformer2DModel.
+
+    Each of its blocks holds the embeddings of time and label once more: those of the first are taken.
+    """
+    told = "transformer_blocks.0.norm1.emb"
+    yield match("embed", "pos_embed.proj")
+    yield match("time.expand", f"{told}.timestep_embedder.linear_1")
+    yield match("time.mix", f"{told}.timestep_embedder.linear_2")
+    yield match("label.table", f"{told}.class_embedder.embedding_table")
+    yield match("last", "proj_out_1")
+    yield match("leave", "proj_out_2")
+    for index in range(config.depth):
+        ours, theirs = f"blocks.{index}", f"transformer_blocks.{index}"
+        yield match(f"{ours}.modulate", f"{theirs}.norm1.linear")
+        yield match(f"{ours}.project_in", *(f"{theirs}.attn1.to_{part}" for part in "qkv"))
+        yield match(f"{ours}.project_out", f"{theirs}.attn1.to_out.0")
+        yield match(f"{ours}.expand", f"{theirs}.ff.net.0.proj")
+        yield match(f"{ours}.contract", f"{theirs}.ff.net.2")
 
 
 class DiT(nn.Module):

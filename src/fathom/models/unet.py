@@ -15,9 +15,10 @@ the right and below, and cropped at the end.
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
+from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.condition import LabelEmbedding, TimeEmbedding, label_classes
 from fathom.layers.diffusion import BlockOptions, Grow, PixelAttention, Shrink, Stage, TimeBlock, begin
@@ -110,6 +112,36 @@ def build(config: Config, spec: DataSpec) -> UNet | PlainUNet:
     if config.block == "plain":
         return PlainUNet(config, field)
     return UNet(config, field, label_classes(spec) if config.conditional else 0)
+
+
+def matches(config: Config) -> Iterator[Match]:
+    """Yield the table from diffusers' UNet2DModel to a residual network whose widths are given."""
+    ends = {"enter": "conv_in", "norm": "conv_norm_out", "leave": "conv_out", "label.table": "class_embedding"}
+    for ours, theirs in ends.items():
+        yield match(ours, theirs)
+    yield match("time.expand", "time_embedding.linear_1")
+    yield match("time.mix", "time_embedding.linear_2")
+    for index in range(2):
+        yield from _block_matches(f"middle.{index}", f"mid_block.resnets.{index}")
+    yield from _attention_matches("middle_attention", "mid_block.attentions.0")
+    for way, stage in product(("down", "up"), range(len(config.widths))):
+        ours, theirs = f"{way}.{stage}", f"{way}_blocks.{stage}"
+        yield match(f"{ours}.resize" + (".conv" if way == "up" else ""), f"{theirs}.{way}samplers.0.conv")
+        for index in range(config.depth + (way == "up")):
+            yield from _block_matches(f"{ours}.blocks.{index}", f"{theirs}.resnets.{index}")
+            yield from _attention_matches(f"{ours}.attentions.{index}", f"{theirs}.attentions.{index}")
+
+
+def _block_matches(ours: str, theirs: str) -> Iterator[Match]:
+    names = ("norm_in", "norm1"), ("conv_in", "conv1"), ("time", "time_emb_proj"), ("norm_out", "norm2")
+    for name, there in (*names, ("conv_out", "conv2"), ("shortcut", "conv_shortcut")):
+        yield match(f"{ours}.{name}", f"{theirs}.{there}")
+
+
+def _attention_matches(ours: str, theirs: str) -> Iterator[Match]:
+    yield match(f"{ours}.norm", f"{theirs}.group_norm")
+    yield match(f"{ours}.project_in", f"{theirs}.to_q", f"{theirs}.to_k", f"{theirs}.to_v")
+    yield match(f"{ours}.project_out", f"{theirs}.to_out.0")
 
 
 class UNet(nn.Module):
@@ -236,7 +268,7 @@ def _double(inputs: int, outputs: int) -> nn.Sequential:
 
 def _pairs(widths: tuple[int, ...]) -> list[tuple[int, int]]:
     """Return (channels of a stage, channels of the coarser one), coarsest first."""
-    return list(itertools.pairwise(widths))[::-1]
+    return list(pairwise(widths))[::-1]
 
 
 def _widths(side: int) -> tuple[int, ...]:
