@@ -9,36 +9,17 @@ from torch import Tensor, nn
 from fathom.core import catalog
 from fathom.core.config import build as build_config
 from fathom.core.errors import ConfigError
-from fathom.core.types import DataSpec, Field, Stats
+from fathom.core.types import DataSpec, Field
 from fathom.data.augment import AugmentConfig
 from fathom.engine.plan import Plan
 from fathom.models import resnet
 from fathom.objectives import supervised
-
-KEY = "image:photo"
-
-
-def images_of(channels: int, height: int, width: int, rows: int = 1000) -> DataSpec:
-    stats = Stats(mean=(120.0,) * channels, std=(60.0,) * channels)
-    return DataSpec(
-        inputs=(Field(name="photo", kind="image", shape=(channels, height, width), stats=stats),),
-        targets=(Field(name="label", kind="category", classes=("cat", "dog", "cow"), counts=(8, 8, 8)),),
-        rows=rows,
-    )
+from tests.models.published_images import KEY, assert_twins, images_of, reference, some_images
 
 
 def network(name: str, spec: DataSpec, **options: object) -> resnet.ResNet:
     torch.manual_seed(0)
     return resnet.build(replace(catalog.find("models", name).config, **options), spec)
-
-
-def some_images(spec: DataSpec, size: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    shape = (size, *spec.inputs[0].shape)
-    return {
-        KEY: torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
-        "target:label": torch.randint(0, 3, (size,), generator=generator),
-    }
 
 
 @pytest.mark.parametrize(
@@ -52,44 +33,53 @@ def test_parameter_counts_are_those_of_the_paper(name: str, parameters: int) -> 
     assert sum(p.numel() for p in (*model.parameters(), *head.parameters())) == parameters
 
 
-def paper_to_transformers(key: str) -> str:
-    """The name that the reference gives to one of our weights."""
-    part, *path, leaf = key.split(".")
-    kind = {"0": "convolution", "1": "normalization"}[path[-1]]
-    if part == "stem":
-        return f"embedder.embedder.{kind}.{leaf}"
-    stage, block, where, *layer = path[:-1]
-    middle = f"layer.{layer[0]}" if where == "branch" else "shortcut"
-    return f"encoder.stages.{stage}.layers.{block}.{middle}.{kind}.{leaf}"
+@pytest.mark.parametrize(
+    ("settings", "side", "atol"),
+    [
+        ({"layer_type": "basic", "depths": [2, 1], "hidden_sizes": [16, 32], "embedding_size": 8}, (97, 128), 1e-5),
+        ({"layer_type": "bottleneck", "depths": [1, 2], "hidden_sizes": [32, 64], "embedding_size": 8}, (64, 64), 1e-5),
+        (
+            {
+                "layer_type": "bottleneck",
+                "depths": [2, 1, 1],
+                "hidden_sizes": [32, 64, 96],
+                "embedding_size": 16,
+                "downsample_in_bottleneck": True,
+                "downsample_in_first_stage": True,
+            },
+            (96, 101),
+            1e-5,
+        ),
+        ({"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}, (96, 96), 1e-4),
+        ({}, (96, 96), 1e-4),  # resnet50, with strides in its 3×3s
+    ],
+    ids=["basic", "bottleneck", "strides in 1×1", "resnet18", "resnet50"],
+)
+def test_equals_transformers_weight_for_weight(settings: dict, side: tuple[int, int], atol: float) -> None:
+    spec = images_of(3, *side)
+    theirs = reference("ResNet", spec, **settings)
+    config = resnet.published(theirs.config.to_dict())
+    assert_twins(resnet.build(config, spec), theirs, list(resnet.matches(config)), spec, atol=atol)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("stride_at", ["1x1", "3x3"])
-def test_equals_an_independent_implementation_weight_for_weight(name: str, stride_at: str) -> None:
-    transformers = pytest.importorskip("transformers", reason="the reference implementation is not installed")
-    spec = images_of(3, 97, 128)
-    model = network(name, spec, stride_at=stride_at).eval()
-    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
-        nn.init.uniform_(norm.running_mean, -0.1, 0.1)
-        nn.init.uniform_(norm.running_var, 0.5, 1.5)
-    config = catalog.find("models", name).config
-    factor = 1 if config.block == "basic" else resnet.EXPANSION
-    reference = transformers.ResNetModel(
-        transformers.ResNetConfig(
-            layer_type=config.block,
-            depths=list(config.depths),
-            hidden_sizes=[width * factor for width in config.widths],
-            downsample_in_bottleneck=stride_at == "1x1",
-        )
-    ).eval()
-    reference.load_state_dict({paper_to_transformers(k): v for k, v in model.state_dict().items()}, strict=True)
-    batch = some_images(spec, 2)
-    with torch.no_grad():
-        found = model(batch)
-        expected = reference(model.normalize(batch[KEY]), output_hidden_states=True)
-    torch.testing.assert_close(found.pooled, expected.pooler_output.flatten(1), rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(found.maps, expected.hidden_states[1:], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+def test_published_configurations_are_the_presets() -> None:
+    sizes = [256, 512, 1024, 2048]
+    found = resnet.published({"layer_type": "bottleneck", "depths": [3, 4, 23, 3], "hidden_sizes": sizes})
+    assert found == replace(resnet.presets["resnet101"], stem="large", stride_at="3x3")
+    found = resnet.published({"layer_type": "basic", "depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512]})
+    assert found == replace(resnet.presets["resnet34"], stem="large", stride_at="3x3")
+    with pytest.raises(ConfigError, match="activation 'gelu'; only 'relu'"):
+        resnet.published({"model_type": "resnet", "hidden_act": "gelu"})
+
+
+def test_those_for_cifar_have_the_small_stem_and_its_number_of_weights() -> None:
+    with torch.device("meta"):
+        model = network("resnet18_cifar", images_of(3, 32, 32))
+        head = nn.Linear(model.width, 10)
+    assert sum(p.numel() for p in (*model.parameters(), *head.parameters())) == 11_173_962
+    spec = images_of(3, 96, 96)
+    assert network("resnet18_cifar", spec)(some_images(spec, 2)).maps[0].shape == (2, 64, 96, 96)
+    assert isinstance(network("resnet18", spec).pool, nn.MaxPool2d)
 
 
 @pytest.mark.parametrize(

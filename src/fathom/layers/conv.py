@@ -158,6 +158,7 @@ class InvertedResidual(nn.Module):
         gates: what follows the depthwise convolution, if anything.
         skipped: share of images that skip the block in training.
         eps, padding: as those of `ConvNorm`.
+        adds: whether the input is added where the shapes agree.
     """
 
     def __init__(
@@ -172,13 +173,14 @@ class InvertedResidual(nn.Module):
         skipped: float = 0.0,
         eps: float = 1e-5,
         padding: str = "even",
+        adds: bool = True,
     ) -> None:
         super().__init__()
         self.expand = ConvNorm(inputs, hidden, 1, 1, activation, eps=eps) if hidden != inputs else None
         self.depthwise = ConvNorm(hidden, hidden, kernel, stride, activation, hidden, eps, padding)
         self.gates = gates
         self.project = ConvNorm(hidden, outputs, 1, activation=False, eps=eps)
-        self.adds = stride == 1 and inputs == outputs
+        self.adds = adds and stride == 1 and inputs == outputs
         self.depth = StochasticDepth(skipped) if skipped and self.adds else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ class EfficientNet(nn.Module):
             blocks = []
             for index in range(stage.depth):
                 skipped = config.stochastic_depth * built / total
-                blocks.append(_block(config, stage, channels, stride if index == 0 else 1, skipped))
+                blocks.append(_block(config, stage, channels, stride, skipped, first=index == 0))
                 channels, built = stage.channels, built + 1
             self.stages.append(nn.Sequential(*blocks))
         # A map is what a size of the image ends with: before a stage that halves it, and at the end.
@@ -199,11 +199,13 @@ class EfficientNet(nn.Module):
         return Features(pooled=x.mean((2, 3)), maps=(*maps, x))  # [B, D]
 
 
-def _block(config: Config, stage: Stage, inputs: int, stride: int, skipped: float) -> InvertedResidual:
-    hidden = inputs * stage.expansion
+def _block(config: Config, stage: Stage, inputs: int, stride: int, skipped: float, first: bool) -> InvertedResidual:
+    """Return a block; the first of a stage has its stride, and adds nothing to its input, whatever the channels."""
+    hidden, strides = inputs * stage.expansion, stride if first else 1
     gates = SqueezeExcite(hidden, max(1, inputs // 4), "silu")  # a quarter of the channels before they are expanded
+    eps, padding = config.norm_eps, config.padding
     return InvertedResidual(
-        inputs, hidden, stage.channels, stage.kernel, stride, "silu", gates, skipped, config.norm_eps, config.padding
+        inputs, hidden, stage.channels, stage.kernel, strides, "silu", gates, skipped, eps, padding, not first
     )
 
 
