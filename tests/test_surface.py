@@ -13,6 +13,7 @@ HEAVY = ("torch", "polars", "sklearn", "matplotlib", "tokenizers", "PIL")
 def test_the_public_names() -> None:
     assert sorted(fathom.__all__) == [
         "FathomError", "Model", "fit", "inspect", "list_models", "list_objectives", "list_samples", "load",
+        "published",
     ]  # fmt: skip
     for name in fathom.__all__:
         assert getattr(fathom, name) is not None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fathom.api.fit import fit as fit
+    from fathom.api.generate import published as published
     from fathom.api.listing import list_models as list_models
     from fathom.api.listing import list_objectives as list_objectives
     from fathom.api.listing import list_samples as list_samples
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "fit": "fathom.api.fit",
     "load": "fathom.api.model",
+    "published": "fathom.api.generate",
     "Model": "fathom.api.model",
     "inspect": "fathom.api.look",
     "list_models": "fathom.api.listing",
@@ -35,7 +37,17 @@ _HOMES = {
     "list_samples": "fathom.api.listing",
     "FathomError": "fathom.core.errors",
 }
-__all__ = ["FathomError", "Model", "fit", "inspect", "list_models", "list_objectives", "list_samples", "load"]
+__all__ = [
+    "FathomError",
+    "Model",
+    "fit",
+    "inspect",
+    "list_models",
+    "list_objectives",
+    "list_samples",
+    "load",
+    "published",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -127,6 +127,37 @@ def inspect(source: Source, target: Targets = None, json: AsJson = False) -> Non
 
 
 @app.command()
+def generate(
+    source: Annotated[str, typer.Argument(help="A trained model, or published weights: folder, .gguf, hf:NAME.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="What to go on from; may be repeated; - is stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A prompt on each line.")] = None,
+    tokens: Annotated[int, typer.Option(help="The most tokens to write.")] = 64,
+    temperature: Annotated[float | None, typer.Option(help="Draw tokens by chance; 0: the most probable.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw among so many most probable tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among the fewest tokens of this probability.")] = None,
+    beams: Annotated[int, typer.Option(help="Texts kept side by side, of which the best is taken.")] = 1,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the writing; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Write texts with the model in SOURCE; one prompt's is shown as it comes."""
+    from fathom.api import generate as writing
+
+    prompts = writing.prompts(prompt or [], file, sys.stdin)
+    options = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams}
+    chosen = writing.settings(**options, stop=tuple(stop or ()), seed=seed)
+    author = writing.author(source)
+    if json:
+        _answer(writing.described(prompts, author.texts(prompts, chosen)))
+    elif len(prompts) == 1:
+        for piece in author.stream(prompts[0], **vars(chosen)):
+            print(piece, end="", flush=True)
+        print()
+    else:
+        print("\n---\n".join(text.text for text in author.texts(prompts, chosen)))
+
+
+@app.command()
 def models(json: AsJson = False) -> None:
     """List the architectures."""
     _listing(fathom.list_models(), json)

@@ -63,6 +63,16 @@ def test_a_word_apart_from_the_prompt_keeps_its_space():
     assert Pieces(decode).add(3) == "wörd"
 
 
+def test_a_token_without_a_text_parts_nothing():
+    """A special token that decoding leaves out stands between two words: the space between them stays."""
+
+    def decode(tokens: list[int]) -> str:
+        return " ".join("word" for token in tokens if token)
+
+    found = Pieces(decode)
+    assert "".join(found.add(token) for token in (1, 0, 0, 1, 1, 0, 1)) == decode([1, 1, 1, 1])
+
+
 @pytest.mark.parametrize(
     ("text", "stop", "shown", "stopped"),
     [
@@ -129,7 +139,7 @@ def test_a_stop_text_ends_its_row():
 def test_a_context_bounds_what_is_written():
     found = write(model(context=20), [bytes_of("x" * 15)], Script(spelt, FIELD), Settings(tokens=50))[0]
     assert len(found.tokens) == 5 and found.reason == "length"
-    with pytest.raises(DataError, match="A prompt has 20 tokens; .* context of 20 leaves no room"):
+    with pytest.raises(DataError, match=r"A prompt has 20 tokens; .* context of 20 leaves no room"):
         write(model(context=20), [bytes_of("x" * 20)], Script(spelt, FIELD), Settings())
     with pytest.raises(DataError, match="A prompt is empty"):
         write(model(), [bytes_of("x"), []], Script(spelt, FIELD), Settings())

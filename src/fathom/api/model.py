@@ -92,6 +92,20 @@ class Model:
         answer.index = rows.index.delete(lost)
         return answer
 
+    def generate(self, prompts: str | Sequence[str], **options: Any) -> Any:
+        """Return what a language model or translator writes to a prompt, or a list of that for several.
+
+        Args:
+            options: tokens, temperature, top_k, top_p, beams, length_penalty, stop and seed: see
+                `fathom.generate.Settings`.
+
+        Raises:
+            ConfigError: the model does not write texts, or an option is out of range.
+        """
+        from fathom.api.generate import of_artifact
+
+        return of_artifact(self.artifact).generate(prompts, **options)
+
     def evaluate(self, source: Any) -> dict[str, Any]:
         """Return how good the model is on rows whose targets are known; of a source that marks its own test rows, on
         these alone.

@@ -39,7 +39,9 @@ class Pieces:
         text = self._new()
         if text.endswith(BROKEN):
             return ""
-        self._start, self._read = self._read, len(self._tokens)
+        if text:  # after a token that shows nothing, what comes next still hangs on what came before it
+            self._start = self._read
+        self._read = len(self._tokens)
         return self._released(text)
 
     def close(self) -> str:

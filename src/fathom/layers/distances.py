@@ -34,7 +34,8 @@ class Distances(nn.Module):
     def __init__(self, num_heads: int, buckets: int, farthest: int, two_way: bool, scale: float) -> None:
         super().__init__()
         self.buckets, self.farthest, self.two_way = buckets, farthest, two_way
-        self.numbers = nn.Parameter(torch.randn(buckets, num_heads) * scale)
+        self.numbers = nn.Parameter(torch.empty(buckets, num_heads))
+        nn.init.normal_(self.numbers, std=scale)
 
     def forward(self, length: int) -> Tensor:
         """Return what is added to the scores among `length` tokens: [1, H, T, T]."""
