@@ -236,13 +236,13 @@ def _quantisation(path: Path, kind: int) -> Any:
 def _settings(path: Path, given: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, Any]:
     """Return what a `config.json` of transformers would hold."""
 
-    def number(name: str, default: float | None = None, most: float = 1 << 24) -> Any:
-        value = given.get(f"llama.{name}", default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+    def number(name: str, default: float | None = None, most: float = 1 << 24, kind: type = int) -> Any:
+        value: Any = given.get(f"llama.{name}", default)
+        if type(value) is not kind or not 0 < value <= most:
             raise ArtifactError(f"'{path}' is damaged: its 'llama.{name}' is {str(value)[:40]}.")
         return value
 
-    if number("expert_count", 0.5) >= 1:
+    if given.get("llama.expert_count"):
         raise ConfigError(
             f"'{path}' holds a mixture of experts, which is not read from GGUF here: take its safetensors."
         )
@@ -262,8 +262,8 @@ def _settings(path: Path, given: Mapping[str, Any], places: Mapping[str, Place])
         "num_key_value_heads": number("attention.head_count_kv", heads),
         "head_dim": size,
         "max_position_embeddings": number("context_length"),
-        "rms_norm_eps": number("attention.layer_norm_rms_epsilon"),
-        "rope_theta": number("rope.freq_base", 10_000.0, most=1e12),
+        "rms_norm_eps": number("attention.layer_norm_rms_epsilon", kind=float),
+        "rope_theta": number("rope.freq_base", 10_000.0, 1e12, float),
         "tie_word_embeddings": "output.weight" not in places,
     }
     scaling = given.get("llama.rope.scaling.type", "llama3" if "rope_freqs.weight" in places else "none")
