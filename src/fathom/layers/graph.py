@@ -97,7 +97,7 @@ class Sparse:
 
     def scores_of_pairs(self, u: Tensor, v: Tensor, a: Tensor, slope: float) -> Tensor:
         """Return a · LeakyReLU(u[source] + v[target]) of each edge in each head, of [R, H, C], [R, H, C] and [H, C]."""
-        found = pair_scores(u, v, a, slope, self.looped)  # [M, H]
+        found = pair_scores(u, v, a, slope, self.looped)  # [H, M]
         return reordered(found.flatten(), *self._orders_of_heads(len(a)))
 
     @cached_property
@@ -135,9 +135,11 @@ class Sparse:
         return self._patterns_of_heads[count]
 
     def _orders_of_heads(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return where each edge of `heads` stands among all edges × heads [M, H], and the way back."""
+        """Return where each edge of `heads` stands among all heads × edges [H, M], and the way back."""
         if count not in self._orders:
-            order = self._split(self.looped.target, count).argsort(stable=True)
+            edges = len(self.looped.target)
+            order = self._split(self.looped.target, count).argsort(stable=True)  # among [M, H]
+            order = order % count * edges + order // count
             self._orders[count] = order, order.argsort()
         return self._orders[count]
 

@@ -121,7 +121,7 @@ class SampleAndAggregate(nn.Module):
             found = self.neighbours(graph.gather(x, "mean"))
         else:
             found = graph.gather(F.linear(x, self.neighbours.weight), "mean") + self.neighbours.bias
-        found = found + self.own(x)
+        found = self.own(x).add_(found)  # in place: neither is kept for the way back
         return F.normalize(found, dim=-1) if self.unit else found
 
 
