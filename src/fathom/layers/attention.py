@@ -12,6 +12,8 @@ Transformer with Rotary Position Embedding, 2021.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,6 +89,7 @@ class EncoderBlock(nn.Module):
         dropout: share dropped of attention weights and of what each part adds, in training.
         epsilon: what the norms add to the variance.
         norm_after: whether they stand after the parts.
+        activation: of the two-layer network.
     """
 
     def __init__(
@@ -97,9 +100,10 @@ class EncoderBlock(nn.Module):
         dropout: float = 0.0,
         epsilon: float = 1e-5,
         norm_after: bool = False,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
     ) -> None:
         super().__init__()
-        self.norm_after = norm_after
+        self.norm_after, self.activation = norm_after, activation
         self.norm_attention, self.norm_network = nn.LayerNorm(width, epsilon), nn.LayerNorm(width, epsilon)
         self.attention = SelfAttention(width, num_heads, dropout)
         self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
@@ -110,10 +114,19 @@ class EncoderBlock(nn.Module):
     ) -> Tensor:
         if self.norm_after:
             x = self.norm_attention(x + self.dropout(self.attention(x, visible, turns, packing)))
-            return self.norm_network(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
+            return self.norm_network(x + self.dropout(self.contract(self.activation(self.expand(x)))))
         x = x + self.dropout(self.attention(self.norm_attention(x), visible, turns, packing))
-        hidden = self.dropout(F.gelu(self.expand(self.norm_network(x))))  # [B, T, hidden]
+        hidden = self.dropout(self.activation(self.expand(self.norm_network(x))))  # [B, T, hidden]
         return x + self.dropout(self.contract(hidden))
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Return what tells a token where it stands, added to its vector: sines and cosines in turn, [T, D].
+
+    Source: Vaswani et al., 2017, section 3.5.
+    """
+    angles = rotary_angles(length, width)  # [T, D / 2]
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 def rotary_angles(length: int, size: int, base: float = 10_000.0) -> Tensor:
