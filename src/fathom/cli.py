@@ -40,6 +40,8 @@ def fit(
     model: Annotated[
         str | None, typer.Option(help="From `fathom models`, hf:NAME, timm:NAME or path.py:build; default: auto.")
     ] = None,
+    weights: Annotated[str | None, typer.Option("--from", help="A trained network to learn on from.")] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="Of that network nothing learns but heads.")] = False,
     objective: Annotated[str | None, typer.Option(help="What to train for, from `fathom objectives`.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time to train for, at most.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
@@ -59,6 +61,8 @@ def fit(
             test=test,
             out=out if out is not None else _default_folder(source, config),
             model=model,
+            weights=weights,
+            freeze=True if freeze else None,
             objective=objective,
             minutes=minutes,
             epochs=epochs,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fathom.api.config import GROUPS, EvaluateConfig, Settings, chosen
+from fathom.api.transfer import Origin
 from fathom.core import catalog
 from fathom.core.config import as_dict, build
 from fathom.core.errors import ConfigError
@@ -51,11 +52,13 @@ def assemble(
     model: ModelChoice,
     objective: ObjectiveChoice,
     data: Mapping[str, Mapping[str, Any]] | None = None,
+    begun: Origin | None = None,
 ) -> Assembled:
     """Return model, objective and plan for such data; the model's recipe fills in what the user left open.
 
     Args:
         data: the complete options by which the data was prepared, to be recorded with the others.
+        begun: the trained network to learn on from.
 
     Raises:
         ConfigError: an unknown name or option, or a model or objective that cannot take this data.
@@ -68,13 +71,15 @@ def assemble(
         config = getattr(entry.module, "complete", lambda config, spec: config)(config, spec)
         entries["model"] = replace(entry, config=config)
         recipe: Mapping[str, Any] = getattr(entry.module, "recipe", lambda config, spec: {})(config, spec)
-        settings = settings.over(_fitting(recipe, settings))
+        settings = settings.over(fitting(recipe, settings))
     plan = build(Plan, settings.of("engine"), "engine")
     augment_config = build(AugmentConfig, settings.of("augment"), "augment")
     with torch.random.fork_rng():  # the caller's random numbers are the caller's
         torch.manual_seed(plan.seed)
         network = _network(entries["model"], spec, model)
         notes = _fill(entries["model"], network)
+        if begun is not None:
+            notes += tuple(begun.into(network))
         if objective is None or isinstance(objective, str):
             options = {"name": "supervised", **settings.of("objective")}
             entry, config = chosen("objectives", options)
@@ -85,6 +90,8 @@ def assemble(
             task = objective(spec, network)
     groups = {group: dict(options) for group, options in (data or {}).items()}
     groups |= {"engine": as_dict(plan), "augment": as_dict(augment_config)}
+    if begun is not None:
+        groups["transfer"] = as_dict(begun.config)
     groups |= {"evaluate": as_dict(build(EvaluateConfig, settings.of("evaluate"), "evaluate"))}
     return Assembled(
         objective=task,
@@ -133,7 +140,7 @@ def _require(entry: catalog.Entry, spec: DataSpec) -> None:
         )
 
 
-def _fitting(recipe: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def fitting(recipe: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the recipe without the numbers that were tuned for an optimiser other than the one asked for."""
     engine = dict(recipe.get("engine", {}))
     if settings.of("engine").get("optimizer", engine.get("optimizer", "adamw")) != engine.get("optimizer", "adamw"):

@@ -15,7 +15,7 @@ from fathom.core import catalog
 from fathom.core.config import as_dict, build, option, override
 from fathom.core.errors import ConfigError, did_you_mean
 
-GROUPS = ("data", "split", "prepare", "augment", "model", "objective", "engine", "evaluate")
+GROUPS = ("data", "split", "prepare", "augment", "transfer", "model", "objective", "engine", "evaluate")
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fathom.api.assemble import Assembled, ModelChoice, ObjectiveChoice, assemble
+from fathom.api.assemble import Assembled, ModelChoice, ObjectiveChoice, assemble, fitting
 from fathom.api.conclude import conclude
 from fathom.api.config import Settings, gather
 from fathom.api.model import Model
 from fathom.api.own import from_file, is_own
 from fathom.api.prepare import Material, prepare
 from fathom.api.progress import say, watch
+from fathom.api.transfer import origin
 from fathom.artifact import check_room
 from fathom.core.config import build, read_toml, to_toml
 from fathom.core.errors import ArtifactError, ConfigError
@@ -35,6 +36,8 @@ def fit(
     test: Any = None,
     out: str | os.PathLike[str] | None = None,
     model: ModelChoice = None,
+    weights: str | os.PathLike[str] | None = None,
+    freeze: bool | float | None = None,
     objective: ObjectiveChoice = None,
     minutes: float | None = None,
     epochs: int | None = None,
@@ -54,6 +57,9 @@ def fit(
         out: a folder for the model and its checkpoints; without it everything stays in memory.
         model: a name from `fathom.list_models()`; "hf:NAME" or "timm:NAME", an encoder of those libraries; an
             `nn.Module`, or a function from a DataSpec to one; or where such a function stands: "path.py:build".
+        weights: of a trained network to learn on from: a model's folder, one with published weights, a .gguf file, or
+            "hf:NAME@REVISION". freeze: whether it stays as it is, so that only heads learn, or the share of its layers
+            that do, from the input on.
         objective: a name from `fathom.list_objectives()`, or a function from (DataSpec, nn.Module) to an Objective.
         minutes: the most that training may take. epochs: passes over the training rows.
         seed: of every random choice.
@@ -78,6 +84,7 @@ def fit(
                 "test": _name_of(test),
                 "target": [target] if isinstance(target, str) else list(target) if target else None,
             },
+            "transfer": {"source": _name_of(weights), "freeze": None if freeze is None else float(freeze)},
             "model": {"name": model if isinstance(model, str) else None},
             "objective": {"name": objective if isinstance(objective, str) else None},
             "engine": {"minutes": minutes, "epochs": epochs, "seed": seed},
@@ -90,16 +97,21 @@ def fit(
         raise ConfigError("There is nothing to learn from: give a source, or --config with data.source in it.")
 
     seed = build(Plan, settings.of("engine"), "engine").seed
-    material = prepare(source, test, settings, seed)
+    begun = origin(settings)
+    if begun is not None:
+        settings = settings.over(fitting(begun.settings, settings))
+    material = prepare(source, test, settings, seed, begun.vocabulary if begun else None)
     for line in material.told():
         tell(line)
-    assembled = assemble(material.preprocess.spec, settings, model, objective, material.settings)
+    assembled = assemble(material.preprocess.spec, settings, model, objective, material.settings, begun)
     tell(f"model: {_model_name(assembled)} ({assembled.why})")
     for line in assembled.notes:
         tell(line)
     settings, finished = _train(material, assembled, out, resume, progress)
     tell(f"measuring on {len(material.judge[1].prepared.rows):,} {material.judge[0]} rows")
+    adapter = begun.settled(assembled.objective.model) if begun else b""
     trained = conclude(material, replace(assembled, settings=settings), finished, os.fspath(out) if out else "MODEL")
+    trained.adapter = adapter
     if out is not None:
         trained.save(out)
     return trained
@@ -136,7 +148,7 @@ def _identity(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the options that a run and its resumption must share, besides the plan: the engine compares them."""
     shared = {
         f"{group}.{name}": value
-        for group in ("data", "split", "prepare", "augment", "model", "objective")
+        for group in ("data", "split", "prepare", "augment", "transfer", "model", "objective")
         for name, value in groups.get(group, {}).items()
         if f"{group}.{name}" not in ("data.source", "data.test")  # the rows themselves are compared
     }
@@ -159,7 +171,7 @@ def _given(config: Any, out: str | os.PathLike[str] | None, resume: bool, model:
         values = dict(config) if isinstance(config, Mapping) else read_toml(config)
     else:
         values = read_toml(stored) if resume and stored is not None and stored.exists() else {}
-    if isinstance(model, str) and isinstance(values.get("model"), Mapping) and values["model"].get("name") != model:
+    if isinstance(model, str) and isinstance(values.get("model"), Mapping) and values["model"].get("name", model) != model:
         values["model"] = {}
     return values
 

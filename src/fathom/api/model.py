@@ -17,6 +17,7 @@ from fathom.api.look import describe_set_aside, places
 from fathom.api.own import from_file
 from fathom.api.progress import say
 from fathom.api.summary import describe_model
+from fathom.api.transfer import ADAPTER
 from fathom.core.config import as_dict
 from fathom.core.errors import ArtifactError, DataError
 from fathom.core.files import write_text
@@ -42,11 +43,14 @@ class Model:
         artifact: the objective, its preprocessing and what is known of them.
         entries: the catalog entries of model and objective, as `artifact.save` takes them.
         files: further files of the model's folder, by name.
+        adapter: what was learned beside a network that stayed as it was, as a safetensors file of its own; it is also
+            in the weights.
     """
 
     artifact: artifacts.Artifact
     entries: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
+    adapter: bytes = b""
 
     @property
     def module(self) -> Objective:
@@ -174,7 +178,7 @@ class Model:
             spec=self.artifact.spec,
             preprocess=self.artifact.preprocess,
             metrics=self.metrics,
-            files=self.files,
+            files={**self.files, **({ADAPTER: self.adapter} if self.adapter else {})},
             about=self.artifact.config.get("about", {}),
         )
         return self.artifact.folder
@@ -240,7 +244,8 @@ def load(
     found = artifacts.load(folder, model=model, objective=objective)
     assert found.folder is not None
     files = {name: _text(found.folder / name) for name in KEPT if name in found.files}
-    return Model(found, {"model": found.config["model"], "objective": found.config["objective"]}, files)
+    adapter = (found.folder / ADAPTER).read_bytes() if ADAPTER in found.files else b""
+    return Model(found, {"model": found.config["model"], "objective": found.config["objective"]}, files, adapter)
 
 
 def _text(path: Path) -> str:

@@ -22,6 +22,7 @@ from fathom.data import (
     SetAside,
     SplitConfig,
     Table,
+    Vocabulary,
     infer,
     overlaps,
     read,
@@ -93,12 +94,13 @@ class Material:
         yield from describe_set_aside([as_dict(row) for row in self.set_aside])
 
 
-def prepare(source: Any, test: Any, settings: Settings, seed: int) -> Material:
+def prepare(source: Any, test: Any, settings: Settings, seed: int, words: Vocabulary | None = None) -> Material:
     """Return the material of one run.
 
     Args:
         source: path, frame, rows or sample name; test: the same, or None.
         settings: the user's options; the groups data, split and prepare are read.
+        words: the tokens that texts are read by; otherwise they are learned.
 
     Raises:
         DataError, ConfigError: naming file, row, column or option.
@@ -123,7 +125,14 @@ def prepare(source: Any, test: Any, settings: Settings, seed: int) -> Material:
     parts = split(table.frame, columns, targets, dividing, seed)
     preparing = build(PrepareConfig, settings.of("prepare"), "prepare")
     preprocess, prepared = Preprocess.fit(
-        table.frame, columns, targets, rows=parts.train, folder=table.folder, config=preparing, seed=seed
+        table.frame,
+        columns,
+        targets,
+        rows=parts.train,
+        folder=table.folder,
+        config=preparing,
+        seed=seed,
+        vocabulary=words,
     )
     train = Part(table, prepared)
     valid = _part(table, preprocess, parts.valid) if len(parts.valid) else None

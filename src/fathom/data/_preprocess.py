@@ -31,6 +31,7 @@ from fathom.data._columns import Column
 from fathom.data._dates import DateEncoder
 from fathom.data._numbers import NumberEncoder
 from fathom.data._prepare import PrepareConfig
+from fathom.data._published import Vocabulary
 from fathom.data._table import threads
 from fathom.data._targets import TargetEncoder
 from fathom.data.image import ImageEncoder
@@ -72,6 +73,7 @@ class Preprocess:
         folder: Path | None = None,
         config: PrepareConfig | None = None,
         seed: int = 0,
+        vocabulary: Vocabulary | None = None,
     ) -> tuple[Preprocess, Prepared]:
         """Learn from the training rows only, and prepare them.
 
@@ -83,6 +85,7 @@ class Preprocess:
             folder: where relative paths of images start.
             config: see `PrepareConfig`.
             seed: draws the sample that medians, quantiles, tokens and sizes are learned from.
+            vocabulary: the tokens that texts are read by; otherwise each column's are learned.
 
         Raises:
             DataError: there is nothing to learn from, or most rows had to be set aside.
@@ -120,7 +123,7 @@ class Preprocess:
                 f"Most rows ({len(work.set_aside)} of {asked}) cannot be learned from; the first: row "
                 f"{work.set_aside[0].row}: {work.set_aside[0].reason}."
             )
-        draft = draft._learn(work, config, seed)
+        draft = draft._learn(work, config, seed, vocabulary)
         if not draft.spec.inputs:
             raise DataError("No column is left to learn from: all are targets, identifiers or constants.")
         work.add_table(draft.table)
@@ -229,7 +232,7 @@ class Preprocess:
     def _inputs(self, *kinds: str) -> list[Column]:
         return [c for c in self.columns if c.kind in kinds and c.name not in self.targets]
 
-    def _learn(self, work: Assembly, config: PrepareConfig, seed: int) -> Preprocess:
+    def _learn(self, work: Assembly, config: PrepareConfig, seed: int, known: Vocabulary | None) -> Preprocess:
         """Return this with the encoders of numbers, categories, dates and texts, learned from the rows kept."""
         sample = _drawn(len(work.rows), config.sample, seed)
 
@@ -245,7 +248,7 @@ class Preprocess:
             found = list(pool.map(learn, self._inputs("number", "datetime", "category", "boolean")))
         texts = tuple(
             TextEncoder.fit(
-                c.name, work.column(c.name), sample, config.vocabulary, config.text_case, config.text_length
+                c.name, work.column(c.name), sample, config.vocabulary, config.text_case, config.text_length, known
             )
             for c in self._inputs("text")
         )

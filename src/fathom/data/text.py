@@ -16,8 +16,10 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from fathom.core.types import END, PAD, SPECIAL_TOKENS, START, Field
+from fathom.core.types import END, MASK, PAD, SPECIAL_TOKENS, START, UNK, Field
+from fathom.data import _published
 from fathom.data._categories import codes
+from fathom.data._published import Vocabulary
 from fathom.data._values import labels
 
 if TYPE_CHECKING:
@@ -102,6 +104,8 @@ class TextEncoder:
         tokenizer: the contents of its `tokenizer.json`.
         length: T, tokens in a row, START and END included.
         frequencies: share of training rows that hold each token.
+        special: the tokens for padding, the unknown, start, end and a masked token; −1 where there is none.
+        published: whether the tokenizer came with published weights, and so is not one of ours.
     """
 
     column: str
@@ -109,6 +113,8 @@ class TextEncoder:
     length: int
     tokenizer: str
     frequencies: tuple[float, ...] = ()
+    special: tuple[int, int, int, int, int] = (PAD, UNK, START, END, MASK)
+    published: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.length <= 65_536 or not all(map(math.isfinite, self.frequencies)):
@@ -123,14 +129,24 @@ class TextEncoder:
         vocabulary: int,
         case: Literal["lower", "keep"],
         length: int,
+        known: Vocabulary | None = None,
     ) -> TextEncoder:
-        """Learn the tokenizer, and the length unless it is given, from the training rows at `sample`."""
+        """Learn the tokenizer, unless one is `known`, and the length, unless it is given, from the training rows at
+        `sample`."""
         drawn = texts(series.gather(sample), (length or CAP) * PER_TOKEN)
-        encoder = cls(column=name, case=case, length=length or CAP, tokenizer=learn_tokenizer(drawn, vocabulary, case))
+        known = known or Vocabulary(tokenizer=learn_tokenizer(drawn, vocabulary, case))
+        encoder = cls(
+            column=name,
+            case=case,
+            length=length or CAP,
+            tokenizer=known.tokenizer,
+            special=known.special,
+            published=known.published,
+        )
         if length:
             return encoder
         probe = drawn.gather_every(math.ceil(len(drawn) / PROBE))
-        sizes = np.bincount(encoder._tokens(probe)[0], minlength=len(probe)) + 2
+        sizes = encoder._sizes(probe)
         enough = math.ceil(np.quantile(sizes, 0.99, method="higher") / 8) * 8
         return replace(encoder, length=min(CAP, enough))
 
@@ -143,6 +159,8 @@ class TextEncoder:
         """
         from tokenizers import models
 
+        if self.published:
+            return _published.tokenizer(self.tokenizer, self.length, self.special)
         try:
             model = msgspec.json.decode(self.tokenizer, type=_File).model
         except msgspec.DecodeError as error:
@@ -164,11 +182,19 @@ class TextEncoder:
             source=self.column,
             shape=(self.length,),
             vocabulary=self.trained.get_vocab_size(),
+            special=self.special,
             frequencies=self.frequencies,
         )
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What another column needs to be read by the same tokens."""
+        return Vocabulary(tokenizer=self.tokenizer, special=self.special, published=self.published)
+
     def encode(self, series: pl.Series, tokens: np.ndarray) -> int:
         """Write token ids to `tokens` [N, T] (int32); return how many texts were cut."""
+        if self.published:
+            return _published.encode(self.trained, labels(series).fill_null(""), tokens)
         cut, room = 0, self.length - 2
         tokens[:] = PAD
         tokens[:, 0] = START
@@ -182,6 +208,12 @@ class TextEncoder:
             part[np.arange(len(part)), np.minimum(sizes, room) + 1] = END
             cut += int((sizes > room).sum())
         return cut
+
+    def _sizes(self, probe: pl.Series) -> np.ndarray:
+        """Return how many tokens each of these texts has, as `texts` returns them."""
+        if self.published:
+            return _published.sizes(self.tokenizer, probe)
+        return np.bincount(self._tokens(probe)[0], minlength=len(probe)) + 2
 
     def _tokens(self, chunk: pl.Series) -> tuple[np.ndarray, np.ndarray]:
         """Return (row, token) of every token of these texts, in order.

@@ -4,7 +4,8 @@ Sign of a momentum: Lion. An orthogonal momentum: Muon. Weight decay is decouple
 for `adam`, `sgd` and `rmsprop`, whose decay is added to the gradient, as their papers have it), and vectors (biases,
 norms) are never decayed.
 
-A model may set two attributes on a parameter: `no_weight_decay = True`, and `learning_rate_scale`, a factor.
+Three attributes of a parameter are heeded: `no_weight_decay = True`, `learning_rate_scale`, a factor, and
+`learning_rate_from`, the share of the run from which it moves.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def build(
 ) -> list[Optimizer]:
     """Return the optimisers of one phase: one, or two where Muon leaves some parameters to AdamW.
 
-    Each group's `scale` is its share of the scheduled learning rate.
+    Each group's `scale` is its share of the scheduled learning rate, `from` the share of the run at which it begins.
 
     Args:
         parameters: what the phase moves.
@@ -64,13 +65,13 @@ def _build(
 
 
 def _groups(parameters: Iterable[nn.Parameter], weight_decay: float, scale: float) -> list[dict[str, Any]]:
-    """Gather parameters that share a weight decay and a learning rate."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """Gather parameters that share a weight decay, a learning rate, and when they begin to move."""
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     for p in parameters:
         decays = p.ndim > 1 and not getattr(p, "no_weight_decay", False)
-        key = (weight_decay if decays else 0.0, scale * float(getattr(p, "learning_rate_scale", 1.0)))
-        groups.setdefault(key, []).append(p)
-    return [{"params": members, "weight_decay": d, "scale": s} for (d, s), members in groups.items()]
+        factor, start = getattr(p, "learning_rate_scale", 1.0), getattr(p, "learning_rate_from", 0.0)
+        groups.setdefault((weight_decay if decays else 0.0, scale * factor, start), []).append(p)
+    return [{"params": members, "weight_decay": d, "scale": s, "from": f} for (d, s, f), members in groups.items()]
 
 
 class AdamW(torch.optim.AdamW):
@@ -83,9 +84,10 @@ class AdamW(torch.optim.AdamW):
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], fused: bool) -> None:
-        merged: dict[float, dict[str, Any]] = {}
+        merged: dict[tuple[float, float], dict[str, Any]] = {}
         for group in groups:
-            one = merged.setdefault(group["scale"], {"params": [], "scale": group["scale"], "shrinking": []})
+            shared = {"scale": group["scale"], "from": group["from"]}
+            one = merged.setdefault((group["scale"], group["from"]), {"params": [], **shared, "shrinking": []})
             one["params"] += group["params"]
             if group["weight_decay"]:
                 one["shrinking"].append((group["params"], group["weight_decay"]))

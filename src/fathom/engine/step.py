@@ -105,20 +105,20 @@ class Stepper:
 
         Args:
             step: its number, from 0.
-            progress: share of the run done, for averages whose decay rises.
+            progress: share of the run done, for averages whose decay rises and weights that begin to move later.
             rate: learning rate, before the factors of phases and groups.
             parts: the micro-batches whose gradients make one.
         """
         self._protect()
         for turn in self.turns:
             if step % turn.phase.every == 0:
-                self._turn(turn, step, rate, parts)
+                self._turn(turn, step, progress, rate, parts)
         if self.average is not None:
             self.average.update(step)
         if self.trailing is not None:
             self.trailing.update(progress)
 
-    def _turn(self, turn: Turn, step: int, rate: float, parts: Sequence[Batch]) -> None:
+    def _turn(self, turn: Turn, step: int, progress: float, rate: float, parts: Sequence[Batch]) -> None:
         for p in turn.parameters:
             p.grad = None
         weight: Any = None
@@ -143,7 +143,7 @@ class Stepper:
         if self.precision == "fp16":
             torch._foreach_mul_(grads, 1 / self.scale)
         for group, factor in turn.groups:
-            group["lr"] = rate * factor
+            group["lr"] = rate * factor if progress >= group["from"] else 0.0
         return self._apply(turn, step, grads, finite)
 
     def _apply(self, turn: Turn, step: int, grads: list[Tensor], finite: Any) -> None:

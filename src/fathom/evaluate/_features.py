@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fathom.core.types import PAD, Batch, DataSpec, Field
+from fathom.core.types import Batch, DataSpec, Field
 
 LINEAR_SIDE, TREE_SIDE = 32, 14  # pixels, of an image's side
 TREE_TOPICS = 32  # dimensions that trees see of a text
@@ -116,7 +116,7 @@ def _texts(field: Field, train: Batch, test: Batch, texts: Texts) -> tuple[Seque
     if field.name in texts:
         return texts[field.name]
     first, second = (
-        [" ".join(f"t{token}" for token in row if token != PAD) for row in batch[field.key].tolist()]
+        [" ".join(f"t{token}" for token in row if token != field.pad) for row in batch[field.key].tolist()]
         for batch in (train, test)
     )
     return first, second

@@ -47,6 +47,7 @@ class NGrams(nn.Module):
         buckets: vectors that the runs of two and more tokens share.
         frequencies: the share of texts that hold each token, or nothing, and all runs weigh the same.
         dropout: share of runs left out in training.
+        pad: the token that stands for none.
     """
 
     rarity: Tensor
@@ -59,9 +60,11 @@ class NGrams(nn.Module):
         buckets: int = 2**16,
         frequencies: Sequence[float] = (),
         dropout: float = 0.0,
+        pad: int = PAD,
     ) -> None:
         super().__init__()
         self.vocabulary, self.longest, self.buckets, self.dropout = vocabulary, longest, buckets, dropout
+        self.pad = pad
         rows = vocabulary + (buckets if longest > 1 else 0)
         self.vectors = nn.Parameter(torch.randn(rows, size) * START_SCALE)
         share = torch.tensor(frequencies) if frequencies else torch.full((vocabulary,), 0.5)
@@ -72,7 +75,7 @@ class NGrams(nn.Module):
 
         Weights of runs that touch padding are zero.
         """
-        real, rarity = tokens != PAD, self.rarity[tokens]  # [B, T]
+        real, rarity = tokens != self.pad, self.rarity[tokens]  # [B, T]
         whole, total = real, rarity
         rows, weights = [tokens], [rarity * real]
         for n in range(2, min(self.longest, tokens.shape[1]) + 1):

@@ -104,6 +104,7 @@ class Bag(nn.Module):
                 config.buckets,
                 column.frequencies if config.weighting else (),
                 config.token_dropout,
+                column.pad,
             )
             for column in spec.texts
         )
