@@ -211,7 +211,7 @@ def test_other_kinds_of_columns_are_refused_by_name():
         ("bins", 0),
         ("dropout", 1.0),
         ("dropout", -0.1),
-        ("category_size", 0),
+        ("category_size", -1),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(option, value):
@@ -233,3 +233,94 @@ def test_an_unknown_class_adds_nothing_before_training():
     spec = DataSpec(inputs=(Field(name="colour", kind="category", classes=(UNKNOWN, "red")),))
     model = build(SMALL, spec)
     assert torch.equal(model.embed({"category": torch.zeros(1, 1, dtype=torch.int64)}), torch.zeros(1, 2))
+
+
+CLASSES = (3, 2)
+QUANTILES = ((-1.0, 0.0, 0.5, 2.0), (-2.0, 0.3, 1.0), (-1.5, -0.2, 0.4))  # three bins, two and two
+
+
+def columns_of_tabm() -> DataSpec:
+    names = [UNKNOWN, "red", "blue"]
+    return DataSpec(
+        inputs=(
+            *(Field(name=f"x{i}", kind="number", stats=Stats(quantiles=q)) for i, q in enumerate(QUANTILES)),
+            *(Field(name=f"c{i}", kind="category", classes=tuple(names[:size])) for i, size in enumerate(CLASSES)),
+        ),
+        rows=10_000,
+    )
+
+
+def authors_tabm(model: mlp.MLP) -> nn.Module:
+    """Return the network that the authors' package makes by default, with our weights."""
+    tabm = pytest.importorskip("tabm", reason="the authors' package is not installed")
+    embeddings = pytest.importorskip("rtdl_num_embeddings", reason="the authors' package is not installed")
+    edges = [torch.tensor(quantiles) for quantiles in QUANTILES]
+    numbers = embeddings.PiecewiseLinearEmbeddings(edges, 16, activation=False, version="B")
+    theirs = tabm.TabM.make(n_num_features=3, cat_cardinalities=list(CLASSES), num_embeddings=numbers, d_out=None)
+    theirs.load_state_dict(ours_to_tabm(model), strict=False)  # their edges are buffers
+    return theirs
+
+
+def ours_to_tabm(model: mlp.MLP) -> dict[str, torch.Tensor]:
+    """Return our weights by the names of the authors' package, which keeps a column's last bin at the end."""
+    weight = model.state_dict()
+    bend = torch.zeros_like(weight["embed.number.bend"])
+    for column, quantiles in enumerate(QUANTILES):
+        last = len(quantiles) - 2
+        bend[column, :last] = weight["embed.number.bend"][column, :last]
+        bend[column, -1] = weight["embed.number.bend"][column, last]
+    found = {f"num_module.linear0.{leaf}": weight[f"embed.number.linear.{leaf}"] for leaf in ("weight", "bias")}
+    found["num_module.linear.weight"] = bend
+    for index in range(len(model.layers)):
+        ours, theirs = f"layers.{index}", f"backbone.blocks.{index}.0"
+        found[f"{theirs}.weight"] = weight[f"{ours}.weight"].T
+        found[f"{theirs}.r"], found[f"{theirs}.s"] = weight[f"{ours}.scale_in"], weight[f"{ours}.scale_out"]
+        found[f"{theirs}.bias"] = weight[f"{ours}.bias"]
+    return found
+
+
+def test_tabm_equals_the_authors_package_weight_for_weight():
+    model = build(replace(mlp.presets["tabm"], dropout=0.0), columns_of_tabm())
+    with torch.no_grad():
+        model.embed.number.bend.normal_(std=0.3)  # begins at zero
+    theirs = authors_tabm(model).eval()
+    batch = batch_of(columns_of_tabm(), rows=32)
+    ours, reference = model(batch).pooled, theirs(batch["number"], batch["category"])
+    torch.testing.assert_close(ours, reference, rtol=0, atol=1e-5)
+    ours.square().mean().backward()
+    reference.square().mean().backward()
+    for parameter in model.parameters():
+        parameter.data = parameter.grad  # so that the table of names does for gradients too
+    gradients = ours_to_tabm(model)
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_tabm_has_the_parameters_and_settings_of_the_authors_default():
+    model = build(mlp.presets["tabm"], columns_of_tabm())
+    theirs = authors_tabm(model)
+    named = dict(theirs.named_parameters())
+    assert {name: tuple(value.shape) for name, value in ours_to_tabm(model).items()} == {
+        name: tuple(value.shape) for name, value in named.items()
+    }
+    assert (theirs.k, theirs.backbone.blocks[0][2].p) == (model.members, model.dropout.p) == (32, 0.1)
+    inputs = 3 * 16 + 5
+    layers = sum(i * 512 + 32 * (i + 2 * 512) for i in (inputs, 512))
+    assert sum(p.numel() for p in model.parameters()) == 3 * 16 * (2 + 3) + layers
+
+
+def test_tabms_members_begin_apart_by_one_factor_a_column():
+    first, second = build(mlp.presets["tabm"], columns_of_tabm()).layers
+    parts = first.scale_in.detach().split([16, 16, 16, *CLASSES], dim=1)
+    factors = torch.stack([part[:, 0] for part in parts], dim=1)  # [K, columns]
+    assert all(torch.equal(part, part[:, :1].expand_as(part)) for part in parts)
+    assert factors.unique().numel() == 32 * 5 and 0.8 < float(factors.std()) < 1.2
+    assert torch.equal(second.scale_in, torch.ones(32, 512))
+    for layer in (first, second):
+        assert torch.equal(layer.bias, layer.bias[:1].expand(32, -1)) and layer.bias.unique().numel() > 500
+
+
+def test_classes_without_vectors_are_units():
+    model = build(replace(SMALL, category_size=0), columns_of_tabm().only(columns_of_tabm().categories))
+    found = model.embed({"category": torch.tensor([[2, 0], [0, 1]])})
+    assert found.tolist() == [[0.0, 0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0, 1.0]]

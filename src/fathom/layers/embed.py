@@ -4,8 +4,9 @@
     PiecewiseEmbedding   a line that may bend at the training data's quantiles
     PeriodicEmbedding    sines and cosines of learned frequencies
     CategoryEmbedding    one vector for each class
+    OneHot               one unit for each class
 
-Numbers come as [B, F] and leave as [B, F, E]; classes come as [B, C] and leave as [B, C, E].
+Numbers come as [B, F] and leave as [B, F, E]; classes come as [B, C] and leave as [B, C, E], one-hot as [B, U].
 
 Source: Gorishniy, Rubachev, Babenko, On Embeddings for Numerical Features in Tabular Deep Learning, 2022.
 """
@@ -125,6 +126,25 @@ class CategoryEmbedding(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         return nn.functional.embedding(codes + self.offset, self.vectors)  # [B, C, E]
+
+
+class OneHot(nn.Module):
+    """One unit for each class of each column, 1 at the class and 0 elsewhere: [B, C] int64 -> [B, U].
+
+    Args:
+        classes: the number of classes of each column; U is their sum.
+    """
+
+    offset: Tensor
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.units = sum(classes)
+        self.register_buffer("offset", torch.tensor([0, *classes[:-1]]).cumsum(0), persistent=False)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        zeros = torch.zeros(codes.shape[0], self.units, device=codes.device)
+        return zeros.scatter(1, codes + self.offset, 1.0)  # [B, U]
 
 
 def _uniform(*shape: int, bound: float) -> Tensor:

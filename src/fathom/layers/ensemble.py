@@ -7,6 +7,7 @@ Gorishniy, Kotelnikov, Babenko, TabM: Advancing Tabular Deep Learning with Param
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +24,26 @@ class SharedLinear(nn.Module):
         outputs: O.
         first: whether members get the same input here, so that their scales must start apart (random signs);
             later layers start with scales of one.
+        columns: how many inputs each column of the table has become, in order, where members are to start as TabM's on
+            embedded numbers: apart by one normal factor for each column instead of signs, and with equal biases.
     """
 
-    def __init__(self, members: int, inputs: int, outputs: int, first: bool = False) -> None:
+    def __init__(
+        self, members: int, inputs: int, outputs: int, first: bool = False, columns: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         bound = 1 / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(inputs, outputs).uniform_(-bound, bound))
-        signs = torch.randint(0, 2, (members, inputs)) * 2.0 - 1.0
-        self.scale_in = nn.Parameter(signs if first else torch.ones(members, inputs))
+        scale = torch.ones(members, inputs)
+        if first and columns is None:
+            scale = torch.randint(0, 2, (members, inputs)) * 2.0 - 1.0
+        elif first and columns is not None:
+            factors = torch.randn(members, len(columns)).split(1, dim=1)
+            scale = torch.cat([f.expand(-1, size) for f, size in zip(factors, columns, strict=True)], dim=1)
+        self.scale_in = nn.Parameter(scale)
         self.scale_out = nn.Parameter(torch.ones(members, outputs))
-        self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
+        bias = torch.empty(members if columns is None else 1, outputs).uniform_(-bound, bound)
+        self.bias = nn.Parameter(bias.repeat(members // len(bias), 1))
         for vectors in (self.scale_in, self.scale_out, self.bias):
             vectors.no_weight_decay = True  # type: ignore[attr-defined]  # matrices in shape only
 

@@ -6,6 +6,9 @@ Two ideas make a small network strong on tables. A number is embedded as a line 
 quantiles, which spares the layers the work of cutting the axis into pieces. And K members share the layers' large
 weights, each with scales and biases of its own; every member learns on its own loss and their mean is the
 prediction, which costs little more than one network and generalises like an ensemble.
+
+The preset `tabm` is TabM with piecewise-linear embeddings as its authors' package makes it by default, weight for
+weight. `mlp` differs where that served small tables better: fewer members, a layer more, categories as vectors.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
 from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Stats
-from fathom.layers.embed import CategoryEmbedding, LinearEmbedding, PeriodicEmbedding, PiecewiseEmbedding
+from fathom.layers.embed import CategoryEmbedding, LinearEmbedding, OneHot, PeriodicEmbedding, PiecewiseEmbedding
 from fathom.layers.ensemble import SharedLinear
 
 REFERENCE = (
@@ -29,7 +32,7 @@ REFERENCE = (
 INPUT_LIMIT = 4096  # tables of very many columns get smaller embeddings, so that the first layer stays of this width
 FEW_ROWS = 10_000  # below, more members and dropout pay; above, they cost more time than they are worth
 ROWS_PER_BIN = 100  # fewer rows than this cannot tell how a line bends within a bin
-LEAST = {"width": 1, "depth": 1, "members": 0, "embedding_size": 1, "bins": 1, "category_size": 1}
+LEAST = {"width": 1, "depth": 1, "members": 0, "embedding_size": 1, "bins": 1, "category_size": 0}
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,17 @@ class Config:
     embedding: Literal["piecewise", "periodic", "linear", "none"] = option("piecewise", "how a number is embedded")
     embedding_size: int = option(16, "length of a number's vector")
     bins: int = option(32, "pieces of a piecewise embedding, at most; each has 100 training rows or more")
-    category_size: int = option(8, "length of a category's vector")
+    category_size: int = option(8, "length of a category's vector; 0: one unit for each class")
+    start: Literal["signs", "columns"] = option(
+        "signs",
+        "how members begin: with random signs of each input and biases of their own; or apart by a normal factor for "
+        "each column only",
+    )
 
 
 presets: dict[str, Config] = {
     "mlp_plain": Config(members=1, embedding="none"),
-    "tabm": Config(width=512, members=32, dropout=0.1, bins=48),
+    "tabm": Config(width=512, depth=2, members=32, dropout=0.1, bins=48, category_size=0, start="columns"),
 }
 
 
@@ -111,19 +119,21 @@ def build(config: Config, spec: DataSpec) -> MLP:
     dropout = config.dropout if config.dropout is not None else 0.1 if few else 0.0
     if not 0 <= dropout < 1:
         raise ConfigError(f"Option 'model.dropout' was given {dropout}; expected at least 0 and below 1.")
-    return MLP(Columns(config, spec), config.width, config.depth, members, dropout)
+    return MLP(Columns(config, spec), config, members, dropout)
 
 
 class MLP(nn.Module):
     """The network; `width` is D and `members` is K."""
 
-    def __init__(self, embed: Columns, width: int, depth: int, members: int, dropout: float) -> None:
+    def __init__(self, embed: Columns, config: Config, members: int, dropout: float) -> None:
         super().__init__()
+        width = config.width
         self.width, self.members = width, members
         self.embed = embed
-        inputs = [embed.width] + [width] * (depth - 1)
+        inputs = [embed.width] + [width] * (config.depth - 1)
+        columns = embed.sizes if config.start == "columns" else None
         self.layers = nn.ModuleList(
-            SharedLinear(members, size, width, first=index == 0) if members > 1 else nn.Linear(size, width)
+            SharedLinear(members, size, width, index == 0, columns) if members > 1 else nn.Linear(size, width)
             for index, size in enumerate(inputs)
         )
         self.dropout = nn.Dropout(dropout)
@@ -138,7 +148,7 @@ class MLP(nn.Module):
 
 
 class Columns(nn.Module):
-    """All columns of a row as one vector: [B, F] and [B, C] -> [B, I]; `width` is I."""
+    """All columns of a row as one vector: [B, F] and [B, C] -> [B, I]; `width` is I, `sizes` each column's share of it."""
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
@@ -146,11 +156,12 @@ class Columns(nn.Module):
         size = max(1, min(config.embedding_size, INPUT_LIMIT // max(1, len(numbers))))
         bins = max(1, min(config.bins, spec.rows // ROWS_PER_BIN))
         self.number = _number_embedding(config.embedding, numbers, size, bins) if numbers else None
-        self.category = (
-            CategoryEmbedding([len(c.classes) for c in categories], config.category_size) if categories else None
-        )
+        classes = [len(column.classes) for column in categories]
+        self.category = _category_embedding(classes, config.category_size) if categories else None
         per_number = {"none": 1, "periodic": max(2, size)}.get(config.embedding, size)  # E
-        self.width = len(numbers) * per_number + len(categories) * config.category_size
+        per_category = [config.category_size or count for count in classes]
+        self.sizes = (*(per_number for _ in numbers), *per_category)  # of each column's part of the vector
+        self.width = sum(self.sizes)
 
     def forward(self, batch: Batch) -> Tensor:
         parts = []
@@ -168,6 +179,11 @@ def _number_embedding(kind: str, numbers: tuple[Field, ...], size: int, bins: in
     if kind == "periodic":
         return PeriodicEmbedding(len(numbers), max(2, size))
     return LinearEmbedding(len(numbers), size) if kind == "linear" else nn.Identity()
+
+
+def _category_embedding(classes: list[int], size: int) -> nn.Module:
+    """Return the module from [B, C] to [B, C, E], or to one unit for each class."""
+    return CategoryEmbedding(classes, size) if size else OneHot(classes)
 
 
 def _edges(column: Field, bins: int) -> list[float]:
