@@ -148,7 +148,7 @@ class MLP(nn.Module):
 
 
 class Columns(nn.Module):
-    """All columns of a row as one vector: [B, F] and [B, C] -> [B, I]; `width` is I, `sizes` each column's share of it."""
+    """All columns of a row side by side: [B, F] and [B, C] -> [B, I]; `width` is I, `sizes` what each column has."""
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
