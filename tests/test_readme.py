@@ -30,6 +30,9 @@ def test_commands_work_as_printed(page: Path, tmp_path: Path) -> None:
     (tmp_path / "my.csv").write_bytes((ROOT / "tests" / "my.csv").read_bytes())
     for language, text in blocks(page):
         if language == "python":
+            named = re.match(r"# (\w+\.py)\n", text)  # a file that later blocks speak of
+            if named:
+                (tmp_path / named[1]).write_text(text, encoding="utf-8")
             _run([sys.executable, "-c", QUICKLY + text], tmp_path)
             continue
         for line in text.replace("\\\n", " ").splitlines():

@@ -329,6 +329,66 @@ def test_without_the_library_the_command_that_installs_it_is_told(monkeypatch: p
         fathom.fit(texts(), "label", model="hf:bert-base-uncased", config=QUICK)
 
 
+@pytest.fixture
+def timm() -> Any:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its torchvision is of another torch
+        pytest.skip(f"timm cannot be imported: {error}")
+    return timm
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_an_encoder_of_timm_gives_what_the_library_gives(architecture: str, timm: Any, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    theirs = timm.create_model(architecture).eval()
+    save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+    entry = catalog.find("models", f"timm:{architecture}@{tmp_path / 'weights.safetensors'}")
+    spec = image_spec(3, 40)
+    config = entry.module.complete(entry.config, spec)
+    network = entry.module.build(config, spec).eval()
+    entry.module.fill(network, config)
+    batch = {"image:photo": torch.randint(256, (2, 3, 40, 40), dtype=torch.uint8)}
+    scaled = torch.nn.functional.interpolate(network.normalize(batch["image:photo"]), size=(224, 224), mode="bilinear")
+    with torch.no_grad():
+        expected = theirs.forward_head(theirs.forward_features(scaled), pre_logits=True)
+        torch.testing.assert_close(network(batch).pooled, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_encoder_of_timm_is_trained_kept_and_rebuilt(timm: Any, photos: Path, tmp_path: Path) -> None:
+    given = {**QUICK, "model": {"weights": False, "image_size": 32}}
+    model = fathom.fit(photos, model="timm:convnext_atto", config=given, out=tmp_path / "out")
+    expected = model.predict(photos)["probability"]
+    np.testing.assert_array_equal(fathom.load(tmp_path / "out").predict(photos)["probability"], expected)
+
+
+def test_an_architecture_that_timm_has_not_is_refused(timm: Any, photos: Path) -> None:
+    with pytest.raises(ConfigError, match=r"timm has no architecture 'resnet18x'.*'resnet18'"):
+        fathom.fit(photos, model="timm:resnet18x", config=QUICK)
+
+
+def test_without_timm_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match="pip install timm"):
+        fathom.fit(photos, model="timm:resnet18", config=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("{}", "is not the JSON"),
+        ('{"architecture": "resnet18", "arguments": {"pretrained": true}, "image_size": 32}', "is not the JSON"),
+        ('{"architecture": "hf-hub:evil/model", "arguments": {}, "image_size": 32}', "no architecture of timm's own"),
+        ('{"architecture": "resnet18", "arguments": {}, "image_size": 1000000}', "is not the JSON"),
+    ],
+)
+def test_hostile_settings_of_timm_are_refused(settings: str, told: str) -> None:
+    entry = catalog.find("models", "timm:resnet18")
+    with pytest.raises(ConfigError, match=told):
+        entry.module.build(type(entry.config)(source="resnet18", settings=settings, width=512), image_spec())
+
+
 OWN = """
 import torch
 from torch import nn
@@ -403,7 +463,7 @@ def test_every_verb_takes_a_file_of_ones_own(own: Path) -> None:
         ("mine.py", "not of the form path.py:build"),
         ("mine.py:biuld", "has no function 'biuld'.*Did you mean 'build'"),
         ("mine.py:WIDTH", "has no function 'WIDTH'"),
-        ("mine.py:broken", r"mine.py', line 19: broken\(spec\) fails with ZeroDivisionError"),
+        ("mine.py:broken", r"mine.py', line 20: broken\(spec\) fails with ZeroDivisionError"),
         ("mine.py:other", "int has no whole number `width`"),
         ("typo.py:build", r"typo.py', line 2: the file fails with SyntaxError"),
     ],
