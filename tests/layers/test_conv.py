@@ -80,9 +80,11 @@ def test_an_inverted_residual_adds_its_input_only_where_the_shapes_agree() -> No
         assert torch.equal(found, x) if adds else not found.any()
 
 
-def test_scaled_weights_are_scaled_pixels() -> None:
+@pytest.mark.parametrize("side", [2, 8])  # few pixels are scaled themselves, of many the weights
+@pytest.mark.parametrize("skipped", [0.0, 0.5])
+def test_pixels_are_scaled_by_the_shorter_way(side: int, skipped: float) -> None:
     torch.manual_seed(0)
-    block, x = DepthwiseBlock(5, scale=0.5), torch.randn(2, 8, 9, 5)
+    block, x = DepthwiseBlock(48, 0.5, skipped).eval(), torch.randn(2, side, side, 48)
     nn.init.uniform_(block.scale, -1, 1)
     y = block.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     torch.testing.assert_close(block(x), x + block.scale * block.contract(F.gelu(block.expand(block.norm(y)))))

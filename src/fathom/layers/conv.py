@@ -97,7 +97,9 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.branch(x) + self.shortcut(x))
+        y = self.branch(x)
+        y += self.shortcut(x)  # in place: no gradient needs what a norm gave out
+        return self.relu(y)
 
 
 class SqueezeExcite(nn.Module):
@@ -191,7 +193,9 @@ class InvertedResidual(nn.Module):
         y = self.project(y)
         if self.depth is not None:
             y = self.depth(y)
-        return x + y if self.adds else y
+        if self.adds:
+            y += x  # in place: no gradient needs what a norm gave out
+        return y
 
 
 class DepthwiseBlock(nn.Module):
@@ -221,8 +225,13 @@ class DepthwiseBlock(nn.Module):
         y = F.gelu(self.expand(self.norm(y)))  # [B, H, W, 4·C]
         if self.scale is None:
             y = self.contract(y)
-        else:  # scaling the weights is the same as scaling each pixel, and far less work
+        elif 8 * x.shape[1] * x.shape[2] > x.shape[3]:  # scaling the weights is the same as scaling each pixel, and
+            # less work wherever there are more pixels, over some thirty images, than weights to a channel
             y = F.linear(y, self.contract.weight * self.scale[:, None], self.contract.bias * self.scale)
+        elif self.depth is None:
+            return torch.addcmul(x, self.contract(y), self.scale)
+        else:
+            y = self.contract(y) * self.scale
         return x + (y if self.depth is None else self.depth(y))
 
 
