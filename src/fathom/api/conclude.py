@@ -116,7 +116,7 @@ def _evidence(
     return Evidence(
         title=f"{names} from {os.path.basename(material.table.origin.rstrip('/'))}",  # noqa: PTH119
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data=_data_evidence(material, spec),
+        data=_data_evidence(material, spec, assembled.notes),
         run=_run_evidence(assembled, finished),
         targets=targets,
         judged_on=material.judge[0],
@@ -135,7 +135,7 @@ def _evidence(
     )
 
 
-def _data_evidence(material: Material, spec: DataSpec) -> DataEvidence:
+def _data_evidence(material: Material, spec: DataSpec, notes: tuple[str, ...]) -> DataEvidence:
     parts = {"train": material.train, "valid": material.valid, "test": material.test}
     used = {f.source or f.name for f in spec.inputs}
     targets = {f.name for f in spec.targets}
@@ -163,7 +163,7 @@ def _data_evidence(material: Material, spec: DataSpec) -> DataEvidence:
             for s in material.set_aside[:SHOWN_SET_ASIDE]
         ],
         set_aside_count=len(material.set_aside),
-        notes=list(material.notes),
+        notes=[*material.notes, *notes],
     )
 
 

@@ -171,7 +171,11 @@ def _given(config: Any, out: str | os.PathLike[str] | None, resume: bool, model:
         values = dict(config) if isinstance(config, Mapping) else read_toml(config)
     else:
         values = read_toml(stored) if resume and stored is not None and stored.exists() else {}
-    if isinstance(model, str) and isinstance(values.get("model"), Mapping) and values["model"].get("name", model) != model:
+    if (
+        isinstance(model, str)
+        and isinstance(values.get("model"), Mapping)
+        and values["model"].get("name", model) != model
+    ):
         values["model"] = {}
     return values
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
@@ -32,5 +32,5 @@ class TransferConfig:
             raise ConfigError("Options 'transfer.lora' and 'transfer.lora_scale' are zero or more.")
         if self.lora and self.unfreeze:
             raise ConfigError("Option 'transfer.unfreeze' frees what 'transfer.lora' keeps as it is: drop one.")
-        if not self.source and self != TransferConfig():
+        if not self.source and any(getattr(self, option.name) != option.default for option in fields(self)):
             raise ConfigError("The options of 'transfer' need a trained network: name one by --from.")
