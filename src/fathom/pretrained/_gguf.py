@@ -238,7 +238,8 @@ def _settings(path: Path, given: Mapping[str, Any], places: Mapping[str, Place])
 
     def number(name: str, default: float | None = None, most: float = 1 << 24, kind: type = int) -> Any:
         value: Any = given.get(f"llama.{name}", default)
-        if type(value) is not kind or not 0 < value <= most:
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if not fits or not 0 < value <= most:
             raise ArtifactError(f"'{path}' is damaged: its 'llama.{name}' is {str(value)[:40]}.")
         return value
 
