@@ -53,8 +53,9 @@ def references(kind: str, width: int, depth: int, heads: int, hidden: int) -> nn
         names = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}[kind]
         network = getattr(transformers, f"{names}Model")(getattr(transformers, f"{names}Config")(**shared, **own))
     torch.manual_seed(0)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
+    for name, parameter in network.named_parameters():
+        scales = "norm" in name.lower() and name.endswith("weight")  # around one, or tokens would all become alike
+        nn.init.normal_(parameter, 1.0 if scales else 0.0, 0.3)
     return network
 
 
