@@ -12,6 +12,7 @@ from fathom.core.errors import ConfigError
 from fathom.core.roles import LanguageModel
 from fathom.core.types import DataSpec, Field, Stats
 from fathom.engine.plan import Plan
+from fathom.generate import Script, Settings, write
 from fathom.models import recurrent
 
 SMALL = recurrent.Config(width=6, dropout=0.0)
@@ -288,3 +289,21 @@ def test_other_columns_are_refused_by_name() -> None:
         assert recurrent.accepts(DataSpec(inputs=inputs))
         with pytest.raises(ConfigError, match="text columns, or one image column"):
             recurrent.build(SMALL, DataSpec(inputs=inputs))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_it_writes_what_the_whole_text_says_comes_next(beams: int) -> None:
+    """Prompts of unlike lengths, at once and through the cache, against each alone, read anew for each token."""
+    model = network(width=32, depth=2, cell="gru", readout="own")
+    prompts = [[5, 6, 7, 8, 9, 10], [11, 12], [13]]
+    script = Script(decode=lambda tokens: " ".join(map(str, tokens)), read=ONE.texts[0])
+    found = write(model, prompts, script, Settings(tokens=5, beams=beams))
+    assert [len(text.tokens) for text in found] == [5, 5, 5]
+    for prompt, text in zip(prompts, found, strict=True):
+        alone = write(model, [prompt], script, Settings(tokens=5, beams=beams))
+        assert text.tokens == alone[0].tokens
+        if beams == 1:
+            for place, token in enumerate(text.tokens):
+                seen = torch.tensor([[*prompt, *text.tokens[:place]]])
+                y, _ = model.stack(model.vectors(seen))
+                assert int(model.logits(y[0, -1]).argmax()) == token

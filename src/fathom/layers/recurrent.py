@@ -270,6 +270,8 @@ class RecurrentStack(nn.Module):
         """
         assert not self.both, "what follows is not known when a sequence is read backwards"
         for index, cells in enumerate(self.layers):
+            if index:
+                x = self.dropout(x)
             x, states.layers[index] = unroll(cells[0], x, states.layers[index], real, self.fast)  # type: ignore[index]
         return x
 
