@@ -19,6 +19,7 @@ from fathom.core.roles import LanguageModel, Translator
 from fathom.core.types import Field
 from fathom.generate.beams import search
 from fathom.generate.choose import choose
+from fathom.generate.halves import lightened
 from fathom.generate.pens import Answering, Continuing, Pen, Prompts
 from fathom.generate.pieces import Pieces
 from fathom.generate.settings import Settings
@@ -152,7 +153,8 @@ def _pen(model: Any, prompts: Prompts, script: Script, settings: Settings) -> Pe
     device = next(model.parameters()).device
     if isinstance(model, Translator):
         return Answering(model, prompts, script.read, script.start, settings.tokens, settings.beams, device)
-    return Continuing(model, prompts, settings.tokens, settings.beams, device)
+    pen = Continuing(model, prompts, settings.tokens, settings.beams, device)
+    return lightened(pen, settings) if settings.beams == 1 else pen
 
 
 def _side_by_side(found: list[tuple[list[int], bool]], script: Script) -> Iterator[list[int | None]]:
