@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fathom import pretrained
 from fathom.core import catalog
@@ -162,6 +162,26 @@ def test_begins_as_the_identity_and_hears_time_and_label() -> None:
     torch.testing.assert_close(model.denoise(x, time), model.denoise(x, time, torch.tensor([3, 3])))
     assert network("dit", spec, conditional=False).label is None
     assert network("dit", replace(spec, targets=())).classes == 0
+
+
+def test_an_exported_graph_takes_any_number_of_rows() -> None:
+    class Denoise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = randomized(network("dit", images_of(1, 9, 6))).eval()
+
+        def forward(self, x: Tensor, time: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+            image = {"image:photo": (x * 127).to(torch.uint8)}
+            return self.model.denoise(x, time, label), self.model(image).pooled
+
+    def some(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.rand(rows, 1, 9, 6), torch.full((rows,), 5.0), torch.arange(rows)
+
+    whole, rows = Denoise(), {0: torch.export.Dim("rows")}
+    exported = torch.export.export(whole, some(4), dynamic_shapes=(rows, rows, rows)).module()
+    for given in (some(2), some(7)):
+        for found, expected in zip(exported(*given), whole(*given), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_other_data_and_bad_options_are_refused() -> None:

@@ -211,6 +211,26 @@ def test_the_plain_network_is_one_graph_and_learns() -> None:
     assert loss < 0.1
 
 
+def test_an_exported_graph_takes_any_number_of_rows() -> None:
+    class Denoise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = randomized(network("unet", images_of(1, 9, 6))).eval()
+
+        def forward(self, x: Tensor, time: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+            image = {"image:photo": (x * 127).to(torch.uint8)}
+            return self.model.denoise(x, time, label), self.model(image).pooled
+
+    def some(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.rand(rows, 1, 9, 6), torch.full((rows,), 5.0), torch.arange(rows)
+
+    whole, rows = Denoise(), {0: torch.export.Dim("rows")}
+    exported = torch.export.export(whole, some(4), dynamic_shapes=(rows, rows, rows)).module()
+    for given in (some(2), some(7)):
+        for found, expected in zip(exported(*given), whole(*given), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_plain_maps_keep_their_size() -> None:
     spec = images_of(3, 32, 32)
     sizes = [m.std() for m in network("unet_2015", spec, widths=(32, 64, 128, 256)).eval()(some_images(spec, 4)).maps]

@@ -62,7 +62,7 @@ class TimeBlock(nn.Module):
         hidden = self.conv_in(F.silu(self.norm_in(x)))
         if self.scales:
             scale, shift = told.chunk(2, dim=1)
-            hidden = torch.addcmul(shift, self.norm_out(hidden), 1 + scale)
+            hidden = self.norm_out(hidden) * (1 + scale) + shift
         else:
             hidden = self.norm_out(hidden + told)
         return self.shortcut(x) + self.conv_out(self.dropout(F.silu(hidden)))

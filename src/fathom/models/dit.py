@@ -31,6 +31,7 @@ from fathom.layers.diffusion import begin
 from fathom.layers.image import Normalize
 
 REFERENCE = "Peebles, Xie, Scalable Diffusion Models with Transformers, 2023"
+PROVEN = "diffusers' DiTTransformer2DModel, weight for weight"
 WAVES = 256  # in which the time is written
 EPSILON = 1e-6  # added to variances
 
@@ -172,7 +173,7 @@ class DiT(nn.Module):
 
     def forward(self, batch: Batch) -> Features:
         image = self.normalize(batch[self.key])  # [B, C, H, W]
-        tokens = self.tokens(image, image.new_zeros(len(image)), None)
+        tokens = self.tokens(image, image.new_zeros(image.shape[0]), None)
         return Features(pooled=tokens.mean(1), tokens=tokens)
 
     def denoise(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
@@ -188,8 +189,8 @@ class DiT(nn.Module):
         """Return what `denoise` does, and behind it, with the option `variance`, as many channels for the variance."""
         patches = self.leave(self.tokens(x, time, label))  # [B, T, p·p·O]
         rows, columns = self.grid
-        patches = patches.view(len(x), rows, columns, self.patch, self.patch, -1)
-        image = patches.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, rows * self.patch, columns * self.patch)
+        patches = patches.view(x.shape[0], rows, columns, self.patch, self.patch, -1)
+        image = patches.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], -1, rows * self.patch, columns * self.patch)
         return image[:, :, : x.shape[2], : x.shape[3]]
 
     def tokens(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
@@ -200,7 +201,7 @@ class DiT(nn.Module):
         tokens = self.embed(x).flatten(2).transpose(1, 2) + self.positions  # [B, T, D]
         told = self.time(time)  # [B, D]
         if self.label is not None:
-            told = told + self.label(label, len(x))
+            told = told + self.label(label, x.shape[0])
         told = F.silu(told)
         for block in self.blocks:
             tokens = block(tokens, told)
@@ -221,9 +222,9 @@ class Block(nn.Module):
         shift, scale, gate, shift_network, scale_network, gate_network = (
             self.modulate(told).unsqueeze(1).chunk(6, dim=-1)
         )
-        x = torch.addcmul(x, gate, self.attend(modulated(x, shift, scale)))
+        x = x + gate * self.attend(modulated(x, shift, scale))
         hidden = F.gelu(self.expand(modulated(x, shift_network, scale_network)), approximate="tanh")
-        return torch.addcmul(x, gate_network, self.contract(hidden))
+        return x + gate_network * self.contract(hidden)
 
     def attend(self, x: Tensor) -> Tensor:
         parts = self.project_in(x).unflatten(-1, (3, self.num_heads, -1))
@@ -233,7 +234,7 @@ class Block(nn.Module):
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return each token at mean 0 and variance 1, then scaled and shifted: [B, T, D], twice [B, 1, D] -> [B, T, D]."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPSILON), 1 + scale)
+    return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
 
 
 def sinusoidal_grid(rows: int, columns: int, width: int) -> Tensor:

@@ -38,6 +38,7 @@ REFERENCE = (
     "Ho, Jain, Abbeel, Denoising Diffusion Probabilistic Models, 2020; "
     "Dhariwal, Nichol, Diffusion Models Beat GANs on Image Synthesis, 2021"
 )
+PROVEN = "diffusers' UNet2DModel, weight for weight, and the paper's parameter count"
 
 LAST_SIDE = 7  # pixels, about, of the coarsest maps where the stages are left open
 
@@ -59,8 +60,16 @@ class Config:
 
 presets: dict[str, Config] = {
     "unet_small": Config(widths=(64, 128, 128), depth=2, attention=(-2, -1), groups=32),
-    "ddpm": Config("residual", (128, 256, 256, 256), 2, (1,), 0, "shift", 32, False, 0.1),
-    "unet_2015": Config("plain", (64, 128, 256, 512, 1024), attention=(), conditional=False, dropout=0.5),
+    "ddpm": Config(
+        widths=(128, 256, 256, 256),
+        depth=2,
+        attention=(1,),
+        modulation="shift",
+        groups=32,
+        conditional=False,
+        dropout=0.1,
+    ),
+    "unet_2015": Config(block="plain", widths=(64, 128, 256, 512, 1024), attention=(), conditional=False, dropout=0.5),
 }
 
 
@@ -171,7 +180,7 @@ class UNet(nn.Module):
 
     def forward(self, batch: Batch) -> Features:
         image = self.normalize(batch[self.key])  # [B, C, H, W]
-        maps = _cropped(self.maps(image, image.new_zeros(len(image)), None), *image.shape[2:])
+        maps = _cropped(self.maps(image, image.new_zeros(image.shape[0]), None), *image.shape[2:])
         return Features(pooled=maps[0].mean((2, 3)), maps=maps)
 
     def denoise(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
@@ -187,7 +196,7 @@ class UNet(nn.Module):
         """Return what each stage gives on the way up, finest first, the first one normalised, with what was padded."""
         told = self.time(time)  # [B, 4·D]
         if self.label is not None:
-            told = told + self.label(label, len(x))
+            told = told + self.label(label, x.shape[0])
         told = F.silu(told)
         x = self.enter(_padded(x, self.stride))
         skipped = [x]
