@@ -129,31 +129,19 @@ class Sparse:
 
     def heads(self, count: int) -> Pattern:
         """Return the edges with loops, for nodes of which each is `count` rows, that look at their like alone."""
-        if count not in self._patterns_of_heads:
-            source, target = self._split(self.looped.source, count), self._split(self.looped.target, count)
-            self._patterns_of_heads[count] = _pattern(source, target, self.rows * count)
-        return self._patterns_of_heads[count]
+        return self._split(count)[0]
 
     def _orders_of_heads(self, count: int) -> tuple[Tensor, Tensor]:
         """Return where each edge of `heads` stands among all heads × edges [H, M], and the way back."""
-        if count not in self._orders:
-            edges = len(self.looped.target)
-            order = self._split(self.looped.target, count).argsort(stable=True)  # among [M, H]
-            order = order % count * edges + order // count
-            self._orders[count] = order, order.argsort()
-        return self._orders[count]
+        return self._split(count)[1:]
 
-    @staticmethod
-    def _split(ends: Tensor, count: int) -> Tensor:
-        """Return the rows of nodes that are `count` rows each: [M] -> [M·count]."""
-        return (ends.long()[:, None] * count + torch.arange(count, device=ends.device)).flatten()
+    def _split(self, count: int) -> tuple[Pattern, Tensor, Tensor]:
+        if count not in self._splits:
+            self._splits[count] = _split(self.looped, count)
+        return self._splits[count]
 
     @cached_property
-    def _patterns_of_heads(self) -> dict[int, Pattern]:
-        return {1: self.looped}
-
-    @cached_property
-    def _orders(self) -> dict[int, tuple[Tensor, Tensor]]:
+    def _splits(self) -> dict[int, tuple[Pattern, Tensor, Tensor]]:
         return {}
 
 
@@ -345,11 +333,43 @@ def _check(edges: Tensor, exists: Tensor, size: Tensor, nodes: int) -> None:
 
 def _pattern(source: Tensor, target: Tensor, rows: int) -> Pattern:
     """Return the edges sorted by their targets; of one target, they keep their order."""
-    order = target.argsort(stable=True)
-    source, target = source[order], target[order]
-    back = source.argsort(stable=True)
+    target, order = target.int().sort(stable=True)
+    source = source.int()[order]
+    outward, back = source.sort(stable=True)
     incoming = Matrix(_starts(target, rows), torch.arange(len(source), dtype=torch.int32, device=source.device))
-    return Pattern(source.int(), target.int(), incoming, Matrix(_starts(source, rows), back.int()))
+    return Pattern(source, target, incoming, Matrix(_starts(outward, rows), back.int()))
+
+
+def _split(pattern: Pattern, heads: int) -> tuple[Pattern, Tensor, Tensor]:
+    """Return the pattern with H rows for each row, which look at their like alone, and two orders of its edges.
+
+    The first order says where each edge stands among [H, M], the second is the way back. Nothing needs to be sorted:
+    the edges of a row stay together, those of its first head first.
+    """
+    count = len(pattern.source)
+    head = torch.arange(heads, device=pattern.source.device)
+    starts, place = _split_places(pattern.incoming.starts, pattern.target, head)
+    outward = pattern.source.index_select(0, pattern.outgoing.columns)
+    outgoing_starts, outgoing_place = _split_places(pattern.outgoing.starts, outward, head)
+    source, target = (torch.empty(count * heads, dtype=torch.int32, device=place.device) for _ in range(2))
+    source[place.flatten()] = (pattern.source[:, None] * heads + head).flatten().int()
+    target[place.flatten()] = (pattern.target[:, None] * heads + head).flatten().int()
+    columns = torch.empty_like(source)
+    columns[outgoing_place.flatten()] = place.index_select(0, pattern.outgoing.columns).flatten().int()
+    incoming = Matrix(starts, torch.arange(count * heads, dtype=torch.int32, device=place.device))
+    back = place.t().flatten()  # [H·M]
+    order = torch.empty_like(back)
+    order[back] = torch.arange(count * heads, device=place.device)
+    return Pattern(source, target, incoming, Matrix(outgoing_starts, columns)), order, back
+
+
+def _split_places(starts: Tensor, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the edges of each row and head begin, [R·H + 1], and where each edge and head stands, [M, H]."""
+    first, heads = starts[:-1].long(), len(head)
+    begins = first[:, None] * heads + starts.diff()[:, None] * head  # [R, H]
+    within = torch.arange(len(rows), device=rows.device) - first.index_select(0, rows)
+    place = begins.index_select(0, rows) + within[:, None]
+    return torch.cat([begins.flatten(), starts[-1:] * heads]).int(), place
 
 
 def _starts(ends: Tensor, rows: int) -> Tensor:
