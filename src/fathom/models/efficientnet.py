@@ -34,6 +34,7 @@ from fathom.layers.conv import ConvNorm, InvertedResidual, SqueezeExcite, conv_n
 from fathom.layers.image import Normalize
 
 REFERENCE = "Tan, Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, 2019"
+PROVEN = "transformers' EfficientNetModel, weight for weight"
 PUBLISHED = ("efficientnet",)
 STRIDE = 32  # by how much the paper's networks divide the sides of an image
 STEM, LAST = 32, 1280  # channels of the first and the last convolution, before scaling
@@ -99,7 +100,7 @@ def accepts(spec: DataSpec) -> str | None:
 def example() -> DataSpec:
     """Return small grey images of two classes."""
     return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(1, 12, 12), stats=Stats(mean=(100.0,), std=(50.0,))),),
+        inputs=(Field(name="image", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,))),),
         targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(8, 8)),),
         rows=16,
     )
