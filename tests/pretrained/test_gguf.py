@@ -47,7 +47,7 @@ def written(path: Path, tied: bool = False, tensors: dict | None = None, **setti
         weights["output.weight"] = model.readout_vectors.weight
     for i, block in enumerate(model.decoder.blocks):
         query, key, value = block.attention.project_in.weight.detach().split([HEADS * SIZE, KEYS * SIZE, KEYS * SIZE])
-        gate, up = block.network.expand.weight.chunk(2)
+        gate, up = block.network.gate.weight, block.network.expand.weight
         parts = {"attn_q": side_by_side(query, HEADS), "attn_k": side_by_side(key, KEYS), "attn_v": value}
         parts |= {"attn_output": block.attention.project_out.weight, "attn_norm": block.norm_attention.weight}
         parts |= {"ffn_gate": gate, "ffn_up": up, "ffn_down": block.network.contract.weight}

@@ -103,15 +103,18 @@ class Plain(nn.Module):
 
 
 class Gated(nn.Module):
-    """(silu(x·G) ⊙ x·A)·B: [..., D] -> [..., D], with `hidden` units between; `expand` holds G, then A."""
+    """(silu(x·G) ⊙ x·A)·B: [..., D] -> [..., D], with `hidden` units between.
+
+    G and A are two layers: halves of one's output would have to be put together again on the way back.
+    """
 
     def __init__(self, width: int, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        self.expand, self.contract = nn.Linear(width, 2 * hidden, bias), nn.Linear(hidden, width, bias)
+        self.gate, self.expand = nn.Linear(width, hidden, bias), nn.Linear(width, hidden, bias)
+        self.contract = nn.Linear(hidden, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.expand(x).chunk(2, dim=-1)
-        return self.contract(F.silu(gate) * up)
+        return self.contract(F.silu(self.gate(x)) * self.expand(x))
 
 
 class DecoderBlock(nn.Module):

@@ -37,6 +37,7 @@ from fathom.layers.decoder import (
     rotary_speeds,
 )
 from fathom.layers.moe import MixtureOfExperts, unevenness
+from fathom.layers.norm import RMSNorm
 
 REFERENCE = (
     "Touvron et al., LLaMA: Open and Efficient Foundation Language Models, 2023; Su et al., RoFormer: Enhanced "
@@ -44,6 +45,7 @@ REFERENCE = (
     "Shazeer, GLU Variants Improve Transformer, 2020; Ainslie et al., GQA: Training Generalized Multi-Query "
     "Transformer Models from Multi-Head Checkpoints, 2023; Jiang et al., Mixtral of Experts, 2024"
 )
+PROVEN = "transformers' LlamaForCausalLM and MixtralForCausalLM, weight for weight, and SmolLM2's published weights"
 PUBLISHED = ("llama", "mistral", "mixtral")
 
 
@@ -145,7 +147,7 @@ class Llama(nn.Module):
         self.width, self.vocabulary, self.context = config.width, field.vocabulary, config.context
         self.vectors = nn.Embedding(self.vocabulary, config.width)
         self.register_buffer("speeds", rotary_speeds(config.head_size, config.rotary_base), persistent=False)
-        norm = partial(nn.RMSNorm, config.width, config.epsilon)
+        norm = partial(RMSNorm, config.width, config.epsilon)
         self.decoder = Decoder([_block(config, norm) for _ in range(config.depth)], norm())
         self.readout_vectors = None if config.tied else nn.Linear(config.width, self.vocabulary, bias=False)
         begin(self, config.depth)
@@ -187,7 +189,7 @@ class Llama(nn.Module):
         return self.decoder(x, rotary(places, self.speeds, x.dtype), cache)
 
 
-def _block(config: Config, norm: partial[nn.RMSNorm]) -> DecoderBlock:
+def _block(config: Config, norm: partial[RMSNorm]) -> DecoderBlock:
     attention = CausalAttention(
         config.width, config.num_heads, config.num_kv_heads, config.head_size, bias=False, dropout=config.dropout
     )
@@ -254,7 +256,8 @@ def matches(config: Config) -> Iterator[Match]:
         if config.experts:
             yield from _experts(config, f"{ours}.network", theirs)
         else:
-            yield match(f"{ours}.network.expand", f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
+            yield match(f"{ours}.network.gate", f"{theirs}.mlp.gate_proj")
+            yield match(f"{ours}.network.expand", f"{theirs}.mlp.up_proj")
             yield match(f"{ours}.network.contract", f"{theirs}.mlp.down_proj")
     yield match("vectors" if config.tied else "readout_vectors", "lm_head")
 
