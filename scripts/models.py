@@ -47,7 +47,7 @@ INTRODUCTION = """# Models
 
 Each is given as `--model NAME`; a family's options as `--set model.OPTION=VALUE` (see [options](options.md)). The first
 line of a family is what its own name stands for, which suits small data; the others are the papers' sizes. Parameters
-include the read-outs that the data's targets need; operations are of one forward pass of one sample, a multiplication
+include the read-outs that the data's targets need (of what makes codes or images none); operations are of one forward pass of one sample, a multiplication
 and an addition counting as two. This page is written by `python scripts/models.py`, and a test compares it.
 """
 
@@ -60,7 +60,8 @@ def facts() -> dict[str, dict[str, Any]]:
         spec = data_of(entry)
         with torch.device("meta"):
             network = entry.module.build(entry.config, spec)
-            readout = supervised.accepts(spec) is None
+            makes = isinstance(network, (Denoiser, Autoencoder, Adversarial))
+            readout = supervised.accepts(spec) is None and not makes
             task = supervised.build(supervised.Config(class_weights="none"), spec, network) if readout else network
         found[name] = {
             "file": file,

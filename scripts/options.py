@@ -10,6 +10,7 @@ from fathom.core.config import describe
 from fathom.data import PrepareConfig, SplitConfig
 from fathom.data.augment import AugmentConfig
 from fathom.engine.plan import Plan
+from fathom.transfer import TransferConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 GROUPS = {
@@ -17,6 +18,7 @@ GROUPS = {
     "split": SplitConfig,
     "prepare": PrepareConfig,
     "augment": AugmentConfig,
+    "transfer": TransferConfig,
     "engine": Plan,
     "evaluate": EvaluateConfig,
 }

@@ -163,8 +163,13 @@ def generate(
 
 @app.command()
 def models(json: AsJson = False) -> None:
-    """List the architectures."""
-    _listing(fathom.list_models(), json)
+    """List the architectures: name, parameters, year, what each accepts, what it is and what it was proven against."""
+    rows = fathom.list_models()
+    for row in rows if not json else ():
+        family = row["name"] == row["file"]
+        accepts, proven = (", ".join(row["accepts"]), f" Proven against {row['proven']}.") if family else ("", "")
+        row["about"] = f"{_short(row['parameters']):>6}  {row['year'] or '':4}  {accepts:<24}  {row['about']}{proven}"
+    _listing(rows, json)
 
 
 @app.command()
@@ -221,6 +226,14 @@ def _answer(value: Any) -> None:
 
 def _note(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _short(number: int) -> str:
+    """1234567 as "1.2M"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.{0 if number >= 10 * size else 1}f}{letter}"
+    return str(number)
 
 
 def _listing(rows: list[dict[str, Any]], json: bool) -> None:

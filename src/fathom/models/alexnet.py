@@ -33,6 +33,7 @@ REFERENCE = (
     "Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012; "
     "Krizhevsky, One Weird Trick for Parallelizing Convolutional Neural Networks, 2014"
 )
+PROVEN = "the papers' parameter counts and layer shapes"
 LARGE = 96  # pixels of the shorter side from which the paper's first layer, which divides it by four, is used
 LEAST_LARGE = 63  # pixels that the paper's layers need
 GRID = 6  # side of what the fully connected layers see, at most

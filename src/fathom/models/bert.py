@@ -33,6 +33,7 @@ REFERENCE = (
     "Liu, Ott, Goyal, Du, Joshi, Chen, Levy, Lewis, Zettlemoyer, Stoyanov, RoBERTa, 2019; "
     "Wang, Wei, Dong, Bao, Yang, Zhou, MiniLM: Deep Self-Attention Distillation, 2020"
 )
+PROVEN = "transformers' BertModel, DistilBertModel and RobertaModel, weight for weight, and MiniLM's published weights"
 PUBLISHED = ("bert", "distilbert", "roberta", "xlm-roberta")
 
 

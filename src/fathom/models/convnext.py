@@ -29,6 +29,7 @@ from fathom.layers.conv import DepthwiseBlock
 from fathom.layers.image import Normalize
 
 REFERENCE = "Liu, Mao, Wu, Feichtenhofer, Darrell, Xie, A ConvNet for the 2020s, 2022"
+PROVEN = "transformers' ConvNextModel, weight for weight"
 PUBLISHED = ("convnext",)
 LAST_SIDE = 4  # pixels, about, of the last stage's maps where patches or stages are left open
 FIRST_WIDTH = 40  # where widths are left open

@@ -28,6 +28,7 @@ REFERENCE = (
     "Radford, Metz, Chintala, Unsupervised Representation Learning with Deep Convolutional Generative Adversarial "
     "Networks, 2016"
 )
+PROVEN = "the paper's parameter counts"
 LAST_SIDE = 4  # pixels, at least, of the smallest maps, and of the grid that features are pooled to
 
 

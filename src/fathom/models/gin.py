@@ -27,6 +27,7 @@ from fathom.layers.readout import Readout
 from fathom.models._graph import column, graphs, why_not
 
 REFERENCE = "Xu, Hu, Leskovec, Jegelka, How Powerful are Graph Neural Networks?, 2019"
+PROVEN = "PyTorch Geometric's GINConv, weight for weight"
 
 
 @dataclass(frozen=True)

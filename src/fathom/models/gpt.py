@@ -28,6 +28,7 @@ from fathom.layers.decoder import CausalAttention, Decoder, DecoderBlock, Plain,
 from fathom.layers.moe import MixtureOfExperts, unevenness
 
 REFERENCE = "Radford, Wu, Child, Luan, Amodei, Sutskever, Language Models are Unsupervised Multitask Learners, 2019"
+PROVEN = "transformers' GPT2LMHeadModel, weight for weight"
 PUBLISHED = ("gpt2",)
 
 

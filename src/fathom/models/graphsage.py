@@ -25,6 +25,7 @@ from fathom.layers.readout import Readout
 from fathom.models._graph import column, graphs, why_not
 
 REFERENCE = "Hamilton, Ying, Leskovec, Inductive Representation Learning on Large Graphs, 2017"
+PROVEN = "PyTorch Geometric's SAGEConv, weight for weight"
 
 
 @dataclass(frozen=True)

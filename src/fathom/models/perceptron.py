@@ -33,6 +33,7 @@ from fathom.layers.image import Normalize
 REFERENCE = (
     "Rosenblatt, The Perceptron: A Probabilistic Model for Information Storage and Organization in the Brain, 1958"
 )
+PROVEN = "what it can separate and, as Minsky and Papert showed, what it cannot"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ REFERENCE = (
     "He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, 2015; "
     "He, Zhang, Zhang, Zhang, Xie, Li, Bag of Tricks for Image Classification with Convolutional Neural Networks, 2018"
 )
+PROVEN = "transformers' ResNetModel, weight for weight"
 PUBLISHED = ("resnet",)
 LARGE = 96  # pixels of the shorter side from which the paper's stem, which divides it by four, is used
 EXPANSION = 4  # of a bottleneck

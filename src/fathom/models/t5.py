@@ -35,6 +35,7 @@ REFERENCE = (
     "Raffel, Shazeer, Roberts, Lee, Narang, Matena, Zhou, Li, Liu, Exploring the Limits of Transfer Learning with a "
     "Unified Text-to-Text Transformer, 2020; gated networks: Shazeer, GLU Variants Improve Transformer, 2020"
 )
+PROVEN = "transformers' T5ForConditionalGeneration, weight for weight"
 PUBLISHED = ("t5",)
 EPSILON = 1e-6  # of the norms
 

@@ -36,6 +36,7 @@ REFERENCE = (
     "Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, Attention Is All You Need, 2017; "
     "Devlin, Chang, Lee, Toutanova, BERT: Pre-training of Deep Bidirectional Transformers, 2018"
 )
+PROVEN = "torch.nn.Transformer, weight for weight"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ REFERENCE = (
     "Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014; "
     "Ioffe, Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift, 2015"
 )
+PROVEN = "the paper's parameter counts and layer shapes"
 GRID = 7  # side of what the fully connected layers see, at most
 LAST_SIDE = 4  # pixels, about, of the last stage's maps where the number of stages is left open
 

@@ -32,6 +32,7 @@ REFERENCE = (
     "Touvron, Cord, Douze, Massa, Sablayrolles, Jégou, Training Data-Efficient Image Transformers & Distillation "
     "through Attention, 2021"
 )
+PROVEN = "transformers' ViTModel and DeiTModel, weight for weight"
 PUBLISHED = ("vit", "deit")
 PATCHES = 8  # along an image's shorter side, about, where the size of a patch is left open,
 SMALLEST, LARGEST = 2, 16  # which is then from so many pixels to so many
