@@ -128,7 +128,11 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 
 def test_a_trained_language_model_writes(tmp_path):
-    rows = [{"text": f"the {a} sat on the {b}", "label": a} for a in ("cat", "dog") for b in ("mat", "sun")] * 10
+    words = ["sun", "mat", "tree", "house", "river", "stone", "bird", "cloud", "road", "field", "lamp", "door"]
+    rows = [
+        {"text": f"the {a} sat on the {words[i % 12]} and looked at the {words[i // 12]} number {i}", "label": a}
+        for i, a in enumerate(["cat", "dog"] * 60)
+    ]
     trained = fathom.fit(rows, "label", model="llama", epochs=1, out=tmp_path / "out")
     found = fathom.load(tmp_path / "out").generate("the cat", tokens=5)
     assert isinstance(found, str)
