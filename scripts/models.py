@@ -47,8 +47,10 @@ INTRODUCTION = """# Models
 
 Each is given as `--model NAME`; a family's options as `--set model.OPTION=VALUE` (see [options](options.md)). The first
 line of a family is what its own name stands for, which suits small data; the others are the papers' sizes. Parameters
-include the read-outs that the data's targets need (of what makes codes or images none); operations are of one forward pass of one sample, a multiplication
-and an addition counting as two. This page is written by `python scripts/models.py`, and a test compares it.
+include the read-outs that the data's targets need (of what makes codes or images none); operations are of one forward
+pass of one sample, a multiplication and an addition counting as two. This page is written by
+`python scripts/models.py`, and a test compares it. Networks of other libraries are taken as `--model hf:NAME` and
+`--model timm:NAME`, one of your own as `--model path.py:build` ([your own](your-own.md)).
 """
 
 
