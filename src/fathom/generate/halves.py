@@ -2,12 +2,13 @@
 
 On a processor a new token costs the time that it takes to read all weights from memory. In half precision (11 bits)
 they are half as many bytes; sums and activations stay in single precision. What a token's scores change by is about a
-thousandth of their spread, so that the most probable token is the same nearly always. It is the same always by this:
+thousandth of their spread, so that the most probable token is the same nearly always. What is left is guarded by this:
 
     where the two best tokens are closer than half precision could have moved them, the tokens that were read with
     halved weights so far are read again with the full ones, and those decide
 
-How far halving moves scores is measured on the prompts themselves, and taken several times over.
+How far halving moves scores is measured on the prompts' last tokens, and taken `SAFETY` times: a margin found by trial
+and not a bound, so that equal tokens are what is expected and tested rather than what is proven.
 
     Halves       a network's linear layers with packed weights, to be put in place and taken out again
     Checked      a pen that writes with halves, and greedily what the full weights would
