@@ -97,3 +97,12 @@ def test_number_targets_keep_their_unit():
 def test_what_cannot_be_predicted_is_refused(values, kind, message):
     with pytest.raises(DataError, match=f"Target 'y'.*{message}"):
         target(values, kind)
+
+
+def test_many_whole_numbers_are_told_apart_as_few_are():
+    values = [*range(-700, 800), 5, 5, 9_000]
+    encoder = category(values[:-1])
+    some = encoder.classes[1:]
+    assert codes(encoder, values)[1] == [some.index(str(v)) + 1 if str(v) in some else 0 for v in values]
+    dense = [v for v in values if v < 1000]
+    assert codes(encoder, dense) == (0, [some.index(str(v)) + 1 for v in dense])

@@ -22,7 +22,7 @@ from fathom.data._tensors import Shapes, allocate
 from fathom.data.image import ImageEncoder
 from fathom.data.text import TextEncoder
 
-SLICE = 65_536  # rows written at once: their float64 values fit into the processor's cache
+SLICE = 131_072  # rows written at once
 
 
 class TableEncoder(Protocol):
@@ -144,10 +144,15 @@ class Assembly:
 
         def write(start: int) -> list[int]:
             part = slice(start, start + SLICE)
-            return [
-                encoder.encode(self._slice(encoder.column, part), number[part, a:b], category[part, c:d])
-                for encoder, (a, c), (b, d) in zip(encoders, ends, ends[1:], strict=False)
+            rows = len(self.rows[part])
+            # A column is written whole, and laid beside the others at once: one number a row at a time is slow.
+            n, c = np.empty((numbers, rows), np.float32).T, np.empty((categories, rows), np.int32).T
+            counts = [
+                encoder.encode(self._slice(encoder.column, part), n[:, a:b], c[:, i:j])
+                for encoder, (a, i), (b, j) in zip(encoders, ends, ends[1:], strict=False)
             ]
+            number[part], category[part] = n, c
+            return counts
 
         starts = range(0, len(self.rows), SLICE)
         if len(starts) > 1:

@@ -22,11 +22,10 @@ def codes(series: pl.Series, classes: pl.Enum) -> np.ndarray:
 
     A label that is no class as it is written is one if it means the same: "1.0" and "1", "True" and "true".
     """
-    if series.dtype.is_integer() and len(series) > FEW:  # few are different, and only those are written out
-        different = series.unique()
-        if len(different) < len(series) / 2:
-            found = pl.Series(codes(different, classes))
-            return series.replace_strict(different, found, return_dtype=pl.Int32).to_numpy()
+    if series.dtype.is_integer() and len(series) > FEW and not series.null_count():
+        low, high = int(series.min()), int(series.max())  # type: ignore[arg-type]
+        if high - low < len(series):  # each number that there may be is written out once
+            return codes(labels(pl.int_range(low, high + 1, eager=True)), classes)[series.to_numpy() - low]
     text = labels(series)
     found = text.cast(classes, strict=False).to_physical().cast(pl.Int32)
     if found.null_count() > text.null_count():
