@@ -36,11 +36,12 @@ def published() -> dict[str, torch.Tensor]:
 
 def test_every_tensor_is_accounted_for() -> None:
     model, given = Small(), published()
-    found = pretrained.put(model, given, TABLE)
+    given["model.pooler.weight"] = torch.randn(4, 4)
+    found = pretrained.put(model, given, (*TABLE, match("pooler", "pooler")))
     assert torch.equal(model.project.weight, torch.cat([given["model.q.weight"], given["model.k.weight"]]))
     assert torch.equal(model.vectors.weight, given["model.words.weight"])
     assert set(found.taken) == {"vectors.weight", "project.weight", "project.bias"}
-    assert found.fresh == ("norm.weight", "norm.bias") and found.left == ("model.extra",) and found.changed == ()
+    assert found.fresh == ("norm.weight", "norm.bias") and found.left == ("model.extra", "pooler.weight") and found.changed == ()
     told = " ".join(found.told())
     assert "norm.weight, norm.bias" in told and "model.extra" in told
 

@@ -33,7 +33,11 @@ class LanguageModel(Protocol):
         """Return the scores of the next token, [..., D] -> [..., V]."""
 
     def cache(self, rows: int, length: int) -> Any:
-        """Return room for what is kept of `rows` sequences of up to `length` tokens."""
+        """Return room for what is kept of `rows` sequences of up to `length` tokens.
+
+        It has `reorder(rows)`, by which beams go on from others' pasts, and, where tokens can be taken back, `length`,
+        how many it holds.
+        """
 
     def extend(self, tokens: Tensor, cache: Any, mask: Tensor | None = None) -> Tensor:
         """Return the hidden states [B, t, D] of `tokens` [B, t] that follow what the cache holds, and put them there.

@@ -71,7 +71,8 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], table: Iterable[Match])
         )
     same = {id(state[name]) for name in taken}
     fresh = tuple(name for name in state if name in kept and id(state[name]) not in same and _learned(name))
-    return Loaded(tuple(taken), fresh, found.left, tuple(changed))
+    unused = tuple(name for name in found.tensors if name not in state)  # known to the table, not to this model
+    return Loaded(tuple(taken), fresh, found.left + unused, tuple(changed))
 
 
 def fitted(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str]:
