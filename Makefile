@@ -9,7 +9,7 @@ demo: .venv/ready
 	$(BIN)/fathom fit fashion --out demo/fashion
 
 test: .venv/ready-test
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: .venv/ready-test
 	$(BIN)/ruff check .

@@ -47,6 +47,22 @@ def test_what_goes_beyond_the_allowance_is_stopped_before_it_is_made(case):
     assert sys.getprofile() is None
 
 
+def test_what_is_disposed_of_meanwhile_does_not_end_the_count():
+    class Parting:
+        def __del__(self):
+            for _ in range(2000):
+                self.wave()
+
+        def wave(self):
+            pass
+
+    with pytest.raises(ArtifactError, match="far larger model"), Allowance(64 * MEBIBYTE, 1000):
+        Parting()  # more calls than are allowed, where nothing can be raised
+        for _ in range(10**5):
+            nn.Dropout()
+    assert sys.getprofile() is None
+
+
 @pytest.mark.parametrize("name", catalog.files("models"))
 def test_every_model_stays_far_within_its_allowance(name):
     entry = catalog.find("models", name)

@@ -29,6 +29,7 @@ from fathom.core.types import DataSpec
 MEMORY = (8, 256 << 20)  # times the file's size, plus bytes: initialisation needs room beside the weights
 CALLS = (5_000, 1_000_000)  # of functions: times the file's tensors, plus as many
 LARGEST = 1 << 26  # whole number in a configuration: a list of so many is still small
+BUILDING = ("torch.nn.", "fathom.")
 TOO_LARGE = "its configuration asks for a far larger model than its weights are of"
 
 
@@ -59,9 +60,13 @@ class Allowance(TorchFunctionMode):
             sys.setprofile(self._count if on else None)
 
     def _count(self, frame: Any, event: str, argument: Any) -> None:
-        """A billion layers without a weight allocate nothing of torch's: what they take is calls of functions."""
+        """A billion layers without a weight allocate nothing of torch's: what they take is calls of functions.
+
+        It is raised from a layer's or a model's own code only: what is raised while an object is being disposed of, at
+        any time, Python swallows, and it stops counting.
+        """
         self.calls -= event == "call"
-        if self.calls < 0:
+        if self.calls < 0 and str(frame.f_globals.get("__name__")).startswith(BUILDING):
             raise ArtifactError(TOO_LARGE)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
