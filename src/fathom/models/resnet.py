@@ -92,12 +92,13 @@ def example() -> DataSpec:
     )
 
 
-def paper() -> DataSpec:
-    """Return the data of the paper: ImageNet, at 224 pixels."""
+def paper(preset: str = "") -> DataSpec:
+    """Return the data of the paper: ImageNet at 224 pixels, and CIFAR-10 for the presets with a stem for it."""
+    side, classes, rows = (32, 10, 50_000) if preset.endswith("cifar") else (224, 1000, 1_281_167)
     return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(3, 224, 224)),),
-        targets=(Field(name="label", kind="category", classes=tuple(f"class {i}" for i in range(1000))),),
-        rows=1_281_167,
+        inputs=(Field(name="image", kind="image", shape=(3, side, side)),),
+        targets=(Field(name="label", kind="category", classes=tuple(f"class {i}" for i in range(classes))),),
+        rows=rows,
     )
 
 
