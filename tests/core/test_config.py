@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from fathom.core.config import as_dict, build, describe, option, override, read_toml, to_toml
+from fathom.core.config import as_dict, at_least, below_one, build, describe, option, override, read_toml, to_toml
 from fathom.core.errors import ConfigError, did_you_mean
 
 
@@ -79,3 +79,21 @@ def test_the_nearest_name_is_offered() -> None:
     assert did_you_mean("resnt18", ["resnet18", "bag"]) == " Did you mean 'resnet18'?"
     assert did_you_mean("zzz", ["resnet18", "bag"]) == " Known: resnet18, bag."
     assert did_you_mean("zzz", []) == ""
+
+
+def test_options_out_of_range_are_refused_by_name():
+    @dataclass(frozen=True)
+    class Given:
+        depth: int = 1
+        widths: tuple[int, ...] = ()
+        dropout: float = 0.0
+
+    at_least(Given(), {"depth": 1, "widths": 1})
+    below_one(Given(), "dropout")
+    with pytest.raises(ConfigError, match=r"'model\.depth' was given 0; expected 1 or more"):
+        at_least(Given(depth=0), {"depth": 1})
+    with pytest.raises(ConfigError, match=r"'model\.widths' was given -2; expected 1 or more"):
+        at_least(Given(widths=(4, -2)), {"depth": 1, "widths": 1})
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match=r"'model\.dropout' was given .* expected at least 0 and below 1"):
+            below_one(Given(dropout=share), "dropout")

@@ -2,6 +2,7 @@
 
 option          a dataclass field with its help text
 build           a dict (from TOML, JSON or flags) -> the dataclass, strictly, with errors that name the key
+at_least, below_one    refuse options out of range, in one way for all
 as_dict         the way back
 override        `["model.depth=12", …]` laid over a nested dict
 read_toml, to_toml
@@ -54,6 +55,31 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         return cls(**built)
     except TypeError as error:
         raise ConfigError(f"{where or cls.__name__}: {error}.") from None
+
+
+def at_least(config: Any, floors: Mapping[str, float], where: str = "model") -> None:
+    """Refuse options below their floors; of one that holds several numbers, the smallest counts.
+
+    Raises:
+        ConfigError: naming the first such option, what was given and the least that it may be.
+    """
+    for name, floor in floors.items():
+        given = getattr(config, name)
+        smallest = min(given, default=floor) if isinstance(given, tuple) else given
+        if smallest < floor:
+            raise ConfigError(f"Option '{where}.{name}' was given {smallest}; expected {floor} or more.")
+
+
+def below_one(config: Any, *names: str, where: str = "model") -> None:
+    """Refuse options, such as shares of units dropped, that are not at least 0 and below 1.
+
+    Raises:
+        ConfigError: naming the first such option and what was given.
+    """
+    for name in names:
+        given = getattr(config, name)
+        if not 0 <= given < 1:
+            raise ConfigError(f"Option '{where}.{name}' was given {given}; expected at least 0 and below 1.")
 
 
 def as_dict(value: Any) -> Any:

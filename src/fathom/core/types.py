@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 Kind = Literal["number", "category", "text", "image", "graph"]
 Batch = dict[str, "Tensor"]
 
+PLURALS: dict[Kind, str] = {
+    "number": "numbers",
+    "category": "categories",
+    "text": "texts",
+    "image": "images",
+    "graph": "graphs",
+}
 UNKNOWN = "<unknown>"  # class 0 of every input category: missing, or not seen in training
 PAD, UNK, START, END, MASK = range(5)  # the first five tokens of every vocabulary
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>", "<mask>")
@@ -123,6 +130,22 @@ class DataSpec:
     @property
     def kinds(self) -> frozenset[Kind]:
         return frozenset(f.kind for f in self.inputs)
+
+    def unless_one(self, kind: Kind) -> str | None:
+        """Return why this is not one input column of that kind, as an entry's `accepts` does, or None where it is."""
+        if len(self.inputs) == 1 and self.inputs[0].kind == kind:
+            return None
+        given = ", ".join(f"'{f.name}' ({f.kind})" for f in self.inputs[:4]) or "none"
+        return f"it takes one {kind} column; the input columns are {given}"
+
+    def unless_all(self, *kinds: Kind) -> str | None:
+        """Return why these are not input columns of those kinds alone, as an entry's `accepts` does, or None."""
+        *most, last = (PLURALS[kind] for kind in kinds)
+        for column in self.inputs:
+            if column.kind not in kinds:
+                takes = f"{', '.join(most)} and {last}" if most else last
+                return f"it takes {takes}; column '{column.name}' is {column.kind}"
+        return None if self.inputs else f"it needs at least one {'input' if most else kinds[0]} column"
 
     def only(self, fields: Iterable[Field]) -> DataSpec:
         """The same data seen through some of its inputs: what one encoder of several gets."""

@@ -10,10 +10,7 @@ from fathom.core.types import DataSpec, Field
 
 def why_not(spec: DataSpec) -> str | None:
     """Return why a graph network cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "graph":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one graph column; the input columns are {given}"
-    return None
+    return spec.unless_one("graph")
 
 
 def graphs(nodes: int, edges: int, features: int, classes: int, rows: int = 16) -> DataSpec:

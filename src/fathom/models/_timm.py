@@ -44,10 +44,7 @@ presets: dict[str, Config] = {}
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why such a model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:

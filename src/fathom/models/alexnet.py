@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.image import Normalize
@@ -61,10 +61,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -109,10 +106,8 @@ def build(config: Config, spec: DataSpec) -> AlexNet:
     for name, given, least in (("widths", min(config.widths), 1), ("groups", config.groups, 1)):
         if given < least:
             raise ConfigError(f"Option 'model.{name}' was given {given}; expected {least} or more.")
-    if config.hidden < 0:
-        raise ConfigError(f"Option 'model.hidden' was given {config.hidden}; expected 0 or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    at_least(config, {"hidden": 0})
+    below_one(config, "dropout")
     indivisible = [width for width in config.widths if width % config.groups]
     if indivisible:
         raise ConfigError(

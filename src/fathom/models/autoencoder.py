@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fathom.core.config import option
+from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Stats
 from fathom.layers.coders import ConvCoder, DenseCoder, TableCoder, TextCoder
@@ -62,10 +62,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    for column in spec.inputs:
-        if column.kind not in ("number", "category", "image", "text"):
-            return f"it takes numbers, categories, images and texts; column '{column.name}' is {column.kind}"
-    return None if spec.inputs else "it needs at least one input column"
+    return spec.unless_all("number", "category", "image", "text")
 
 
 def example() -> DataSpec:
@@ -110,9 +107,7 @@ def build(config: Config, spec: DataSpec) -> Autoencoder:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'autoencoder' cannot be used: {why}.")
-    for name in ("code", "text_size"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected 1 or more.")
+    at_least(config, {"code": 1, "text_size": 1})
     for name in ("hidden", "widths"):
         if min(getattr(config, name), default=1) < 1:
             raise ConfigError(

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field
 from fathom.layers.ngrams import NGrams
@@ -44,10 +44,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    for column in spec.inputs:
-        if column.kind != "text":
-            return f"it takes texts; column '{column.name}' is {column.kind}"
-    return None if spec.inputs else "it needs at least one text column"
+    return spec.unless_all("text")
 
 
 def example() -> DataSpec:
@@ -80,14 +77,8 @@ def build(config: Config, spec: DataSpec) -> Bag:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'bag' cannot be used: {why}.")
-    for name, least in (("size", 1), ("longest", 1), ("buckets", 1), ("hidden", 0)):
-        if getattr(config, name) < least:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
-    for name in ("token_dropout", "dropout"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(
-                f"Option 'model.{name}' was given {getattr(config, name)}; expected at least 0 and below 1."
-            )
+    at_least(config, {"size": 1, "longest": 1, "buckets": 1, "hidden": 0})
+    below_one(config, "token_dropout", "dropout")
     return Bag(config, spec)
 
 

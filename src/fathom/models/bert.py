@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
@@ -66,10 +66,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    for column in spec.inputs:
-        if column.kind != "text":
-            return f"it takes texts; column '{column.name}' is {column.kind}"
-    return None if spec.inputs else "it needs at least one text column"
+    return spec.unless_all("text")
 
 
 def example() -> DataSpec:
@@ -286,11 +283,8 @@ def matches(config: Config) -> Iterator[Match]:
 
 def _check(config: Config) -> None:
     least = {"width": 1, "depth": 1, "num_heads": 1, "hidden": 0, "positions": 0, "first_position": 0, "segments": 0}
-    for name, floor in least.items():
-        if getattr(config, name) < floor:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {floor} or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    at_least(config, least)
+    below_one(config, "dropout")
     if not config.epsilon > 0:
         raise ConfigError(f"Option 'model.epsilon' was given {config.epsilon}; expected a small number above 0.")
     if config.width % config.num_heads:

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fathom.core.config import option
+from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -60,10 +60,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -200,11 +197,7 @@ def _start(module: nn.Module, std: float) -> None:
 
 
 def _check(config: Config) -> None:
-    for name, least in (("depths", 1), ("widths", 1), ("patch", 0)):
-        given = getattr(config, name)
-        smallest = min(given, default=least) if isinstance(given, tuple) else given
-        if smallest < least:
-            raise ConfigError(f"Option 'model.{name}' was given {smallest}; expected {least} or more.")
+    at_least(config, {"depths": 1, "widths": 1, "patch": 0})
     if not 0 <= config.stochastic_depth < 1:
         raise ConfigError(
             f"Option 'model.stochastic_depth' was given {config.stochastic_depth}; expected a share from 0 to below 1."

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.image import Normalize
@@ -46,10 +46,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -85,11 +82,8 @@ def build(config: Config, spec: DataSpec) -> DCGAN:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'dcgan' cannot be used: {why}.")
-    for name in ("noise", "width"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected 1 or more.")
-    if not 0 <= config.slope < 1:
-        raise ConfigError(f"Option 'model.slope' was given {config.slope}; expected at least 0 and below 1.")
+    at_least(config, {"noise": 1, "width": 1})
+    below_one(config, "slope")
     field = spec.inputs[0]
     if min(field.shape[1:]) < 2 * LAST_SIDE:
         raise ConfigError(

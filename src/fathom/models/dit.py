@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -65,10 +65,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -250,9 +247,7 @@ def sinusoidal_grid(rows: int, columns: int, width: int) -> Tensor:
 
 
 def _check(config: Config, field: Field) -> None:
-    for name, least in (("width", 1), ("depth", 1), ("num_heads", 1), ("patch", 0), ("expansion", 1)):
-        if getattr(config, name) < least:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
+    at_least(config, {"width": 1, "depth": 1, "num_heads": 1, "patch": 0, "expansion": 1})
     if config.width % config.num_heads:
         raise ConfigError(
             f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width of "

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Stats
 from fathom.layers.embed import CategoryEmbedding, LinearEmbedding
@@ -50,10 +50,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    for column in spec.inputs:
-        if column.kind not in ("number", "category"):
-            return f"it takes numbers and categories; column '{column.name}' is {column.kind}"
-    return None if spec.inputs else "it needs at least one input column"
+    return spec.unless_all("number", "category")
 
 
 def example() -> DataSpec:
@@ -107,14 +104,8 @@ def build(config: Config, spec: DataSpec) -> FTTransformer:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'ft_transformer' cannot be used: {why}.")
-    for name in ("width", "depth", "num_heads"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected 1 or more.")
-    for name in ("attention_dropout", "hidden_dropout", "residual_dropout"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(
-                f"Option 'model.{name}' was given {getattr(config, name)}; expected at least 0 and below 1."
-            )
+    at_least(config, {"width": 1, "depth": 1, "num_heads": 1})
+    below_one(config, "attention_dropout", "hidden_dropout", "residual_dropout")
     if config.width % config.num_heads:
         raise ConfigError(
             f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width of "

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
@@ -56,10 +56,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "text":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one text column; the input columns are {given}"
-    return None
+    return spec.unless_one("text")
 
 
 def example() -> DataSpec:
@@ -199,13 +196,8 @@ def matches(config: Config) -> Iterator[Match]:
 
 
 def _check(config: Config, field: Field) -> None:
-    for name, least in {"width": 1, "depth": 1, "num_heads": 1, "experts": 0, "hidden": 0, "context": 0}.items():
-        if getattr(config, name) < least:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
-    if config.balance < 0:
-        raise ConfigError(f"Option 'model.balance' was given {config.balance}; expected 0 or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    at_least(config, {"width": 1, "depth": 1, "num_heads": 1, "experts": 0, "hidden": 0, "context": 0, "balance": 0})
+    below_one(config, "dropout")
     if config.width % config.num_heads:
         raise ConfigError(
             f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width {config.width}: "

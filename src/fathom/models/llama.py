@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
@@ -81,10 +81,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "text":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one text column; the input columns are {given}"
-    return None
+    return spec.unless_one("text")
 
 
 def example() -> DataSpec:
@@ -285,14 +282,10 @@ def _check(config: Config, field: Field) -> None:
         "hidden": 0,
         "context": 0,
         "experts": 0,
+        "balance": 0,
     }
-    for name, floor in least.items():
-        if getattr(config, name) < floor:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {floor} or more.")
-    if config.balance < 0:
-        raise ConfigError(f"Option 'model.balance' was given {config.balance}; expected 0 or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    at_least(config, least)
+    below_one(config, "dropout")
     if config.num_heads % config.num_kv_heads:
         raise ConfigError(
             f"Option 'model.num_kv_heads' was given {config.num_kv_heads}, which {config.num_heads} heads of queries "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.catalog import find
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Stats
 
@@ -83,13 +83,8 @@ def build(config: Config, spec: DataSpec) -> Mixed:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'mixed' cannot be used: {why}.")
-    if config.width < 1:
-        raise ConfigError(f"Option 'model.width' was given {config.width}; expected 1 or more.")
-    for name in ("dropout", "part_dropout"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(
-                f"Option 'model.{name}' was given {getattr(config, name)}; expected at least 0 and below 1."
-            )
+    at_least(config, {"width": 1})
+    below_one(config, "dropout", "part_dropout")
     return Mixed(config, [encoder_for(option, name, part) for option, name, part in parts_of(config, spec)])
 
 

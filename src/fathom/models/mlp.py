@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fathom.core.config import option
+from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Stats
 from fathom.layers.embed import CategoryEmbedding, LinearEmbedding, OneHot, PeriodicEmbedding, PiecewiseEmbedding
@@ -63,10 +63,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    for column in spec.inputs:
-        if column.kind not in ("number", "category"):
-            return f"it takes numbers and categories; column '{column.name}' is {column.kind}"
-    return None if spec.inputs else "it needs at least one input column"
+    return spec.unless_all("number", "category")
 
 
 def example() -> DataSpec:
@@ -110,9 +107,7 @@ def build(config: Config, spec: DataSpec) -> MLP:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'mlp' cannot be used: {why}.")
-    for name, least in LEAST.items():
-        if getattr(config, name) < least:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
+    at_least(config, LEAST)
     if config.embedding == "periodic" and config.embedding_size < 2:
         raise ConfigError("Option 'model.embedding_size' was given 1; a periodic embedding needs 2 or more.")
     few = spec.rows < FEW_ROWS

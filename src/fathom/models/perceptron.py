@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Stats
 from fathom.layers.image import Normalize
@@ -50,10 +50,7 @@ presets: dict[str, Config] = {"photoperceptron": Config(associations=1000)}
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    for column in spec.inputs:
-        if column.kind not in ("number", "category", "image"):
-            return f"it takes numbers, categories and images; column '{column.name}' is {column.kind}"
-    return None if spec.inputs else "it needs at least one input column"
+    return spec.unless_all("number", "category", "image")
 
 
 def example() -> DataSpec:
@@ -83,9 +80,7 @@ def build(config: Config, spec: DataSpec) -> Perceptron:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'perceptron' cannot be used: {why}.")
-    for name, least in (("associations", 0), ("connections", 2)):
-        if getattr(config, name) < least:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
+    at_least(config, {"associations": 0, "connections": 2})
     return Perceptron(config, spec)
 
 

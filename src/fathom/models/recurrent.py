@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field
 from fathom.layers.image import Normalize
@@ -119,11 +119,8 @@ def build(config: Config, spec: DataSpec) -> Recurrent:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'recurrent' cannot be used: {why}.")
-    for name, least in {"width": 1, "depth": 1, "vector_size": 0}.items():
-        if getattr(config, name) < least:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    at_least(config, {"width": 1, "depth": 1, "vector_size": 0})
+    below_one(config, "dropout")
     readout = _readout(config, spec)
     return Recurrent(config, spec) if readout == "none" else RecurrentLanguageModel(config, spec, readout == "tied")
 

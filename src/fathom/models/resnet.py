@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fathom.core.config import option
+from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.mirror import mirrors_alike
 from fathom.core.published import Match
@@ -77,10 +77,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -239,11 +236,7 @@ def _shortcut(config: Config, inputs: int, outputs: int, stride: int) -> nn.Modu
 
 def _check(config: Config) -> None:
     least = {"depths": 1, "widths": 1, "stem_width": 0, "stem_stride": 1, "first_stride": 1}
-    for name, floor in least.items():
-        given = getattr(config, name)
-        smallest = min(given, default=floor) if isinstance(given, tuple) else given
-        if smallest < floor:
-            raise ConfigError(f"Option 'model.{name}' was given {smallest}; expected {floor} or more.")
+    at_least(config, least)
 
 
 def published(settings: Mapping[str, Any]) -> Config:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from fathom.core.config import option
+from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.condition import label_classes
@@ -57,10 +57,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -97,9 +94,7 @@ def build(config: Config, spec: DataSpec) -> ResNetGAN:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'resnet_gan' cannot be used: {why}.")
-    for name in ("noise", "width", "judge_width"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected 1 or more.")
+    at_least(config, {"noise": 1, "width": 1, "judge_width": 1})
     field = spec.inputs[0]
     if min(field.shape[1:]) < FIRST_SIDE:
         raise ConfigError(

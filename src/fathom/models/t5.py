@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
@@ -163,16 +163,13 @@ def build(config: Config, spec: DataSpec) -> Reader:
     if why:
         raise ConfigError(f"Model 't5' cannot be used: {why}.")
     least = {"width": 1, "depth": 1, "decoder_depth": 0, "num_heads": 1, "head_size": 1, "hidden": 1, "buckets": 4}
-    for name, limit in least.items():
-        if getattr(config, name) < limit:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {limit} or more.")
+    at_least(config, least)
     if config.buckets % 2 or config.farthest <= config.buckets // 2:
         raise ConfigError(
             f"Options 'model.buckets' and 'model.farthest' were given {config.buckets} and {config.farthest}; expected "
             "an even number of buckets and a farthest distance of more than half of it, such as 32 and 128."
         )
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    below_one(config, "dropout")
     return Reader(config, spec) if _written(spec) is None else T5(config, spec)
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field
 from fathom.layers.attention import EncoderBlock, Packing, rotary_angles, sinusoids
@@ -63,10 +63,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    for column in spec.inputs:
-        if column.kind != "text":
-            return f"it takes texts; column '{column.name}' is {column.kind}"
-    return None if spec.inputs else "it needs at least one text column"
+    return spec.unless_all("text")
 
 
 def example() -> DataSpec:
@@ -105,14 +102,8 @@ def build(config: Config, spec: DataSpec) -> Transformer:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'transformer' cannot be used: {why}.")
-    for name in ("width", "depth", "num_heads", "expansion"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected 1 or more.")
-    for name in ("dropout", "token_dropout"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(
-                f"Option 'model.{name}' was given {getattr(config, name)}; expected at least 0 and below 1."
-            )
+    at_least(config, {"width": 1, "depth": 1, "num_heads": 1, "expansion": 1})
+    below_one(config, "dropout", "token_dropout")
     if config.width % config.num_heads:
         raise ConfigError(
             f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width of "

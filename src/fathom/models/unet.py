@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -75,10 +75,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -305,11 +302,8 @@ def _check(config: Config) -> None:
     stages = len(config.widths)
     if min(config.widths) < 1:
         raise ConfigError(f"Option 'model.widths' was given {list(config.widths)}; expected channels of 1 or more.")
-    for name, least in (("depth", 1), ("groups", 1), ("head_width", 0)):
-        if getattr(config, name) < least:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {least} or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    at_least(config, {"depth": 1, "groups": 1, "head_width": 0})
+    below_one(config, "dropout")
     if config.block == "plain":
         if config.attention and config.attention != Config().attention:
             raise ConfigError("Option 'model.attention' is for residual blocks; set model.block=residual.")

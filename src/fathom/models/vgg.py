@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fathom.core.config import option
+from fathom.core.config import below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.image import Normalize
@@ -67,10 +67,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -119,8 +116,7 @@ def build(config: Config, spec: DataSpec) -> VGG:
     ):
         if given < least:
             raise ConfigError(f"Option 'model.{name}' was given {given}; expected {least} or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    below_one(config, "dropout")
     field = spec.inputs[0]
     config = resolved(config, field)
     stride = 2 ** len(config.depths)

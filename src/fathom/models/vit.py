@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fathom.core.config import option
+from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -63,10 +63,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    if len(spec.inputs) != 1 or spec.inputs[0].kind != "image":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one image column; the input columns are {given}"
-    return None
+    return spec.unless_one("image")
 
 
 def example() -> DataSpec:
@@ -234,11 +231,8 @@ def matches(config: Config) -> Iterator[Match]:
 
 
 def _check(config: Config) -> None:
-    for name, floor in {"width": 1, "depth": 1, "num_heads": 1, "hidden": 0, "patch": 0}.items():
-        if getattr(config, name) < floor:
-            raise ConfigError(f"Option 'model.{name}' was given {getattr(config, name)}; expected {floor} or more.")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"Option 'model.dropout' was given {config.dropout}; expected at least 0 and below 1.")
+    at_least(config, {"width": 1, "depth": 1, "num_heads": 1, "hidden": 0, "patch": 0})
+    below_one(config, "dropout")
     if not config.epsilon > 0:
         raise ConfigError(f"Option 'model.epsilon' was given {config.epsilon}; expected a small number above 0.")
     if config.width % config.num_heads:
