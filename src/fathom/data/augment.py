@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
+from fathom.core.holes import holes
 from fathom.core.mirror import mirrors_alike
 from fathom.core.types import Augment, Batch, DataSpec, Field
 
@@ -84,17 +85,9 @@ class _ImageChange:
             inside = _inside(rows, height)[:, :, None] & _inside(columns, width)[:, None]  # [B, H, W]
             images = images * inside[:, None]
         if all(self.hole):
-            images = torch.where(self._holes(size, height, width, device), self.grey.to(images), images)
+            covered = holes(size, (height, width), self.hole, device)
+            images = torch.where(covered, self.grey.to(images), images)
         return images
-
-    def _holes(self, size: int, height: int, width: int, device: torch.device) -> Tensor:
-        """Return where each image is erased, [B, 1, H, W]; a hole may stand over the image's edge."""
-        holes = []
-        for side, hole in zip((height, width), self.hole, strict=True):
-            first = torch.randint(1 - hole, side, (size, 1), device=device)
-            step = torch.arange(side, device=device) - first
-            holes.append((step >= 0) & (step < hole))  # [B, side]
-        return (holes[0][:, :, None] & holes[1][:, None])[:, None]
 
 
 def _shifted(size: int, side: int, most: int, device: torch.device) -> Tensor:
