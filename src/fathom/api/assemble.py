@@ -63,15 +63,22 @@ def assemble(
     Raises:
         ConfigError: an unknown name or option, or a model or objective that cannot take this data.
     """
-    name, why = _name(spec, settings, model)
-    entries: dict[str, catalog.Entry | None] = {"model": None, "objective": None}
+    entries: dict[str, catalog.Entry | None] = {"model": None, "objective": aim(settings, objective)}
+    task_entry = entries["objective"]
+    if task_entry is not None:
+        _require(task_entry, spec)
+        settings = settings.over(_recipe(task_entry, spec, settings))
+    name, why = _name(spec, settings, model, task_entry)
     if name:
         entry, config = chosen("models", {**settings.of("model"), "name": name})
         _require(entry, spec)
         config = getattr(entry.module, "complete", lambda config, spec: config)(config, spec)
-        entries["model"] = replace(entry, config=config)
-        recipe: Mapping[str, Any] = getattr(entry.module, "recipe", lambda config, spec: {})(config, spec)
-        settings = settings.over(fitting(recipe, settings))
+        entries["model"] = entry = replace(entry, config=config)
+        proposed = _recipe(entry, spec, settings)
+        if task_entry is not None:  # a model's recipe speaks of supervised learning
+            known = as_dict(task_entry.config)
+            proposed["objective"] = {k: v for k, v in proposed.get("objective", {}).items() if k in known}
+        settings = settings.over(proposed)
     plan = build(Plan, settings.of("engine"), "engine")
     augment_config = build(AugmentConfig, settings.of("augment"), "augment")
     with torch.random.fork_rng():  # the caller's random numbers are the caller's
@@ -80,14 +87,13 @@ def assemble(
         notes = _fill(entries["model"], network)
         if begun is not None:
             notes += tuple(begun.into(network))
-        if objective is None or isinstance(objective, str):
-            options = {"name": "supervised", **settings.of("objective")}
-            entry, config = chosen("objectives", options)
-            _require(entry, spec)
-            entries["objective"] = replace(entry, config=config)
-            task = entry.module.build(config, spec, network)
-        else:
+        if callable(objective):
             task = objective(spec, network)
+        else:
+            entries["objective"] = task_entry = aim(settings, objective)  # with what the model's recipe says of it
+            assert task_entry is not None
+            _fits(task_entry, network, name)
+            task = task_entry.module.build(task_entry.config, spec, network)
     groups = {group: dict(options) for group, options in (data or {}).items()}
     groups |= {"engine": as_dict(plan), "augment": as_dict(augment_config)}
     if begun is not None:
@@ -104,13 +110,49 @@ def assemble(
     )
 
 
-def _name(spec: DataSpec, settings: Settings, model: ModelChoice) -> tuple[str, str]:
+def aim(settings: Settings, objective: ObjectiveChoice) -> catalog.Entry | None:
+    """Return the catalog's entry of the objective, with its options; None for the user's own."""
+    if callable(objective):
+        return None
+    entry, config = chosen("objectives", {"name": "supervised", **settings.of("objective")})
+    return replace(entry, config=config)
+
+
+def use_of_targets(settings: Settings, objective: ObjectiveChoice) -> str:
+    """Return whether the objective learns from target columns: "needed", "optional" or "unused"."""
+    entry = aim(settings, objective)
+    return str(getattr(objective if entry is None else entry.module, "TARGET", "needed"))
+
+
+def preparing(settings: Settings, objective: ObjectiveChoice) -> dict[str, Any]:
+    """Return options of preparing that suit the objective, where the user says nothing."""
+    entry = aim(settings, objective)
+    return dict(getattr(objective if entry is None else entry.module, "PREPARE", {}))
+
+
+def _recipe(entry: catalog.Entry, spec: DataSpec, settings: Settings) -> dict[str, Any]:
+    """Return the settings that an entry proposes, as far as they fit those given."""
+    recipe: Mapping[str, Any] = getattr(entry.module, "recipe", lambda config, spec: {})(entry.config, spec)
+    return fitting(recipe, settings)
+
+
+def _fits(entry: catalog.Entry, network: nn.Module, name: str) -> None:
+    problem = getattr(entry.module, "needs", lambda model: None)(network)
+    if problem:
+        called = f"'{name}'" if name else type(network).__name__
+        raise ConfigError(f"Objective '{entry.name}' cannot train the model {called}: {problem}.")
+
+
+def _name(spec: DataSpec, settings: Settings, model: ModelChoice, task: catalog.Entry | None) -> tuple[str, str]:
     """Return the name of the model in the catalog ("" for the user's own object), and why it."""
     if model is not None and not isinstance(model, str):
         return "", "given as an object"
     name = settings.of("model").get("name", "auto")
     if name != "auto":
         return str(name), "asked for"
+    suggested = getattr(task.module, "suggests", lambda spec: None)(spec) if task else None
+    if task and suggested:
+        return str(suggested), f"usual for objective '{task.name}'"
     return import_module("fathom.models._auto").choose(spec)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from base64 import b64encode
+from dataclasses import replace
 from datetime import UTC, datetime
 from shlex import quote
 from typing import Any
@@ -16,9 +18,10 @@ from fathom.api.assemble import Assembled
 from fathom.api.config import EvaluateConfig
 from fathom.api.model import Model
 from fathom.api.prepare import Material, Part
-from fathom.artifact import Artifact, outputs
+from fathom.artifact import Artifact, evaluating, measured, outputs
 from fathom.artifact.rebuild import described
 from fathom.core.config import as_dict, build, to_toml
+from fathom.core.objective import Objective, predicted
 from fathom.core.types import DataSpec
 from fathom.engine.records import Epoch, Finished
 from fathom.evaluate import (
@@ -31,11 +34,15 @@ from fathom.evaluate import (
     TargetEvidence,
     appraise,
     baselines,
+    grid,
+    measures,
     report,
     score,
     to_json,
 )
 from fathom.evaluate.evidence import SHOWN_SET_ASIDE
+
+SHOWN_ROWS = 32  # that an objective may make pictures of
 
 
 def conclude(material: Material, assembled: Assembled, finished: Finished, folder: str) -> Model:
@@ -43,12 +50,15 @@ def conclude(material: Material, assembled: Assembled, finished: Finished, folde
     spec = material.preprocess.spec
     seed = assembled.plan.seed
     judged_on, part = material.judge
-    found = outputs(assembled.objective, part.prepared.store, spec.targets)
-    truth = {f.name: part.prepared.store.columns[f.target_key].numpy() for f in spec.targets}
-    scores = score(spec.targets, found, truth, seed)
-    rivals = _rivals(material, assembled, part)
+    aims = predicted(assembled.objective, spec)
+    found = outputs(assembled.objective, part.prepared.store, aims) if aims else {}
+    task = assembled.objective
+    own = {} if aims else measures(measured(task, part.prepared.store), seed, summary=task.summary)
+    truth = {f.name: part.prepared.store.columns[f.target_key].numpy() for f in aims}
+    scores = score(aims, found, truth, seed)
+    rivals = _rivals(material, assembled, part) if aims else []
     targets = appraise(
-        spec.targets,
+        aims,
         found,
         truth,
         rivals=rivals,
@@ -59,11 +69,16 @@ def conclude(material: Material, assembled: Assembled, finished: Finished, folde
         seed=seed,
         rows=(part.prepared.rows + 1).tolist(),
     )
-    evidence = _evidence(material, assembled, finished, targets, folder)
+    evidence = replace(
+        _evidence(material, assembled, finished, targets, folder),
+        measures=own,
+        pictures=_pictures(assembled.objective, part),
+    )
     metrics = {
         "judged_on": judged_on,
         "rows": len(part.prepared.rows),
         "test": scores,
+        "measures": own,
         "baselines": [rival.record() for rival in rivals],
         "verdict": {target.name: target.verdict for target in targets},
     }
@@ -97,6 +112,21 @@ def _rivals(material: Material, assembled: Assembled, judge: Part) -> list[Basel
     )
 
 
+def _pictures(objective: Objective, part: Part) -> list[dict[str, str]]:
+    """Return what the objective makes of a few rows, as pictures for the report."""
+    store = part.prepared.store
+    with evaluating(objective, next(objective.parameters()).device):
+        shown = objective.show(store.gather(torch.arange(min(SHOWN_ROWS, len(store)))))
+    pictures = {title: grid(images.float().cpu().numpy(), zoom=_zoom(images)) for title, images in shown.items()}
+    start = "data:image/png;base64,"
+    return [{"title": title, "image": start + b64encode(png).decode()} for title, png in pictures.items()]
+
+
+def _zoom(images: torch.Tensor) -> int:
+    """Small images are shown larger."""
+    return max(1, 64 // images.shape[-1])
+
+
 def _texts(part: Part, column: str) -> list[str]:
     return [value or "" for value in part.rows([column]).to_series().cast(str, strict=False).to_list()]
 
@@ -112,7 +142,7 @@ def _evidence(
     material: Material, assembled: Assembled, finished: Finished, targets: list[TargetEvidence], folder: str
 ) -> Evidence:
     spec = material.preprocess.spec
-    names = ", ".join(f.name for f in spec.targets)
+    names = ", ".join(f.name for f in predicted(assembled.objective, spec)) or _task_name(assembled)
     return Evidence(
         title=f"{names} from {os.path.basename(material.table.origin.rstrip('/'))}",  # noqa: PTH119
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,10 +198,10 @@ def _data_evidence(material: Material, spec: DataSpec, notes: tuple[str, ...]) -
 
 
 def _run_evidence(assembled: Assembled, finished: Finished) -> RunEvidence:
-    entry, task = assembled.entries["model"], assembled.entries["objective"]
+    entry = assembled.entries["model"]
     return RunEvidence(
         model=entry.name if entry else type(assembled.objective.model).__name__,
-        objective=task.name if task else type(assembled.objective).__name__,
+        objective=_task_name(assembled),
         why=assembled.why,
         parameters=sum(p.numel() for p in assembled.objective.parameters()),
         epochs=[_epoch(epoch) for epoch in finished.history],
@@ -186,6 +216,11 @@ def _run_evidence(assembled: Assembled, finished: Finished) -> RunEvidence:
             for name, value in options.items()
         },
     )
+
+
+def _task_name(assembled: Assembled) -> str:
+    entry = assembled.entries["objective"]
+    return entry.name if entry else type(assembled.objective).__name__
 
 
 def _epoch(epoch: Epoch) -> dict[str, float | int | None]:

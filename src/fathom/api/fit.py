@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fathom.api.assemble import Assembled, ModelChoice, ObjectiveChoice, assemble, fitting
+from fathom.api.assemble import Assembled, ModelChoice, ObjectiveChoice, assemble, fitting, preparing, use_of_targets
 from fathom.api.conclude import conclude
 from fathom.api.config import Settings, gather
 from fathom.api.model import Model
@@ -52,7 +52,8 @@ def fit(
     Args:
         source: a table (CSV, TSV, Parquet, JSON lines), a folder of images or texts by class, a polars or pandas
             frame, rows as dicts, or the name of a bundled sample.
-        target: the column to predict, or several; of a folder by class it is the folder's name.
+        target: the column to predict, or several; of a folder by class it is the folder's name. Objectives that learn
+            without targets leave it out.
         test: a source to test on; otherwise some rows are kept back.
         out: a folder for the model and its checkpoints; without it everything stays in memory.
         model: a name from `fathom.list_models()`; "hf:NAME" or "timm:NAME", an encoder of those libraries; an
@@ -100,7 +101,9 @@ def fit(
     begun = origin(settings)
     if begun is not None:
         settings = settings.over(fitting(begun.settings, settings))
-    material = prepare(source, test, settings, seed, begun.vocabulary if begun else None)
+    use = use_of_targets(settings, objective)
+    settings = settings.over({"prepare": preparing(settings, objective)})
+    material = prepare(source, test, settings, seed, begun.vocabulary if begun else None, use)
     for line in material.told():
         tell(line)
     assembled = assemble(material.preprocess.spec, settings, model, objective, material.settings, begun)

@@ -21,11 +21,11 @@ from fathom.api.transfer import ADAPTER
 from fathom.core.config import as_dict
 from fathom.core.errors import ArtifactError, DataError
 from fathom.core.files import write_text
-from fathom.core.objective import Objective
+from fathom.core.objective import Objective, predicted
 from fathom.core.types import DataSpec
 from fathom.data import Table, read
 from fathom.data._split import PARTS
-from fathom.evaluate import from_json, report, score
+from fathom.evaluate import from_json, measures, report, score
 from fathom.evaluate.evidence import SHOWN_SET_ASIDE
 
 if TYPE_CHECKING:
@@ -116,15 +116,21 @@ class Model:
 
         Returns:
             source, rows (how many were scored), notes, set_aside (the first: where, row, column, reason),
-            set_aside_count, and `targets`: by target, every metric with its 95 % bootstrap interval.
+            set_aside_count, `targets`: by target, every metric with its 95 % bootstrap interval, and, of an objective
+            that predicts no targets, `measures`: the mean of each of its own.
 
         Raises:
             DataError: the source cannot be read, lacks columns, or has no row that can be scored.
         """
         table = self._read(source)
         rows, notes = self._scored(table)
+        aims = predicted(self.module, self.artifact.spec)
         prepared = self.artifact.preprocess.transform(
-            table.frame, rows=rows, folder=table.folder, with_targets=True, unseen=True
+            table.frame,
+            rows=rows,
+            folder=table.folder,
+            with_targets=bool(self.artifact.spec.targets),
+            unseen=bool(aims),
         )
         notes += [*table.notes, *prepared.notes]
         aside = [*table.set_aside, *(replace(row, where=table.origin) for row in prepared.set_aside)]
@@ -132,8 +138,9 @@ class Model:
         if not len(prepared.rows):
             raise DataError(f"No row of {table.origin} can be scored; the first: {first[0]['reason']}.")
         _say(notes, first, len(aside))
-        truth = {f.name: prepared.store.columns[f.target_key].numpy() for f in self.artifact.spec.targets}
-        scores = score(self.artifact.spec.targets, self.artifact.outputs(prepared.store), truth)
+        truth = {f.name: prepared.store.columns[f.target_key].numpy() for f in aims}
+        scores = score(aims, self.artifact.outputs(prepared.store), truth) if aims else {}
+        own = {} if aims else measures(self.artifact.measured(prepared.store), summary=self.module.summary)
         return {
             "source": table.origin,
             "rows": len(prepared.rows),
@@ -141,6 +148,7 @@ class Model:
             "set_aside": first,
             "set_aside_count": len(aside),
             "targets": scores,
+            "measures": own,
         }
 
     def _read(self, source: Any) -> Table:

@@ -94,28 +94,33 @@ class Material:
         yield from describe_set_aside([as_dict(row) for row in self.set_aside])
 
 
-def prepare(source: Any, test: Any, settings: Settings, seed: int, words: Vocabulary | None = None) -> Material:
+def prepare(
+    source: Any, test: Any, settings: Settings, seed: int, words: Vocabulary | None = None, use: str = "needed"
+) -> Material:
     """Return the material of one run.
 
     Args:
         source: path, frame, rows or sample name; test: the same, or None.
         settings: the user's options; the groups data, split and prepare are read.
         words: the tokens that texts are read by; otherwise they are learned.
+        use: of targets by the objective: "needed", "optional" or "unused"; an unused one is no input either.
 
     Raises:
         DataError, ConfigError: naming file, row, column or option.
     """
     table = read(source)
     config = build(DataConfig, settings.of("data"), "data")
-    targets = config.target or table.target
-    if not targets:
+    named = config.target or table.target
+    targets = () if use == "unused" else named
+    if use == "needed" and not targets:
         raise DataError(
             f"Which column of {table.origin} shall be predicted? Name it with --target (or target=…). "
             f"Columns: {', '.join(table.frame.columns[:20])}."
         )
     tested = None if test is None else read(test, text=table.text_columns)
     dividing = _split_config(settings, table, tested is not None)
-    inputs = _inputs(table, config, targets, dividing)
+    inputs = _inputs(table, config, named, dividing)
+    judged = bool(targets)  # whether test rows of a class never seen are worth keeping
     columns = tuple(
         column
         for column in infer(table.frame, targets, config.kinds, table.folder, table.decimal)
@@ -137,9 +142,9 @@ def prepare(source: Any, test: Any, settings: Settings, seed: int, words: Vocabu
     train = Part(table, prepared)
     valid = _part(table, preprocess, parts.valid) if len(parts.valid) else None
     if tested is not None:
-        judge: Part | None = _part(tested, preprocess, unseen=True)
+        judge: Part | None = _part(tested, preprocess, unseen=judged)
     else:
-        judge = _part(table, preprocess, parts.test, unseen=True) if len(parts.test) else None
+        judge = _part(table, preprocess, parts.test, unseen=judged) if len(parts.test) else None
     return Material(
         table=table,
         columns=columns,
@@ -151,7 +156,7 @@ def prepare(source: Any, test: Any, settings: Settings, seed: int, words: Vocabu
         overlap=_overlap(train, judge, columns, targets),
         how_split=_how_split(dividing, tested is not None),
         settings={
-            "data": as_dict(replace(config, target=targets)),
+            "data": as_dict(replace(config, target=named)),
             "split": as_dict(dividing),
             "prepare": as_dict(preparing),
         },
@@ -203,7 +208,9 @@ def _inputs(table: Table, config: DataConfig, targets: tuple[str, ...], dividing
 
 def _part(table: Table, preprocess: Preprocess, rows: np.ndarray | None = None, unseen: bool = False) -> Part:
     """Prepare rows to validate or, with those of `unseen` classes, to test on."""
-    prepared = preprocess.transform(table.frame, rows=rows, folder=table.folder, with_targets=True, unseen=unseen)
+    prepared = preprocess.transform(
+        table.frame, rows=rows, folder=table.folder, with_targets=bool(preprocess.targets), unseen=unseen
+    )
     part = Part(table, prepared)
     if not len(part.prepared.rows) and part.prepared.set_aside:
         count, why = len(part.prepared.set_aside), part.prepared.set_aside[0].reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Origin:
         tensors: its weights, by the names that `table` speaks of, or by ours where there is no table.
         vocabulary: the tokens that it reads texts by, where it reads any.
         revision: the commit on the Hub, "" elsewhere.
+        reading: options of preparing by which it was shown texts.
     """
 
     config: TransferConfig
@@ -45,13 +46,15 @@ class Origin:
     table: tuple[Match, ...]
     vocabulary: Vocabulary | None = None
     revision: str = ""
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """The options that follow from it, weaker than the user's."""
         few = self.config.lora or self.config.freeze == 1
         engine = {**RECIPE, "epochs": EPOCHS, "batch_size": 32, **(FEW_MOVE if few else {})}
-        return {"model": {"name": self.entry.name, **as_dict(self.entry.config)}, "engine": engine}
+        model = {"name": self.entry.name, **as_dict(self.entry.config)}
+        return {"prepare": dict(self.reading), "model": model, "engine": engine}
 
     def into(self, network: nn.Module) -> list[str]:
         """Fill the network, decide what of it learns, and return what to tell the user.
@@ -120,4 +123,7 @@ def _artifact(config: TransferConfig, folder: Path) -> Origin:
     state = dict(found.module.model.state_dict())
     table = tuple(Match(name, (name,)) for name in state)
     texts = found.preprocess.texts
-    return Origin(config, entry, state, table, texts[0].vocabulary if texts else None)
+    if not texts:
+        return Origin(config, entry, state, table)
+    reading = {"text_case": texts[0].case, "text_length": texts[0].length}
+    return Origin(config, entry, state, table, texts[0].vocabulary, reading=reading)

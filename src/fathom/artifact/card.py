@@ -36,15 +36,19 @@ def render(config: Mapping[str, Any], spec: DataSpec, metrics: Mapping[str, Any]
     context = {
         "front_matter": _yaml(_front_matter(config, spec, split, scores)),
         "title": _text(_name(config, spec)),
-        "summary": _summary(config, spec),
+        "summary": _summary(config, spec, not metrics.get("measures")),
         "source": _text(_source(about)),
         "rows": f"{spec.rows:,}" if spec.rows else "",
         "columns": _columns(spec),
         "more_columns": max(0, len(spec.inputs) - SHOWN_COLUMNS),
         "results": [_result(name, score, split, metrics) for name, score in scores.items()],
         "results_note": _note(scores),
+        "measures": _measures(metrics),
+        "measured_on": _text(metrics.get("judged_on", "")),
         "limitations": _limitations(spec, split, scores, about, files),
-        "answer": "`prediction`" + (", `probability`" if any(t.kind == "category" for t in spec.targets) else ""),
+        "answer": "what it makes of each row"
+        if not scores
+        else "`prediction`" + (", `probability`" if any(t.kind == "category" for t in spec.targets) else ""),
     }
     environment = Environment(  # Markdown, not HTML: `_text` does the escaping
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
@@ -86,12 +90,15 @@ def _task(spec: DataSpec) -> str:
     return "tabular-regression" if kind == "number" and only not in NAMES else ""
 
 
-def _summary(config: Mapping[str, Any], spec: DataSpec) -> str:
+def _summary(config: Mapping[str, Any], spec: DataSpec, judged: bool) -> str:
     model = config["model"].get("name") or config["model"].get("class", "a model of the user's own")
     targets = ", ".join(f"{_text(t.name)} ({_kind(t)})" for t in spec.targets)
-    learned = f"predicts {targets}" if targets else "has no target column"
+    objective = config.get("objective") or {}
+    task = objective.get("name") or objective.get("class", "")
+    learned = f"that predicts {targets}" if targets else "that has no target column"
+    learned = learned if judged else f"for `{_code(task)}`"
     return (
-        f"A `{_code(model)}` model that {learned} from {len(spec.inputs)} input "
+        f"A `{_code(model)}` model {learned} from {len(spec.inputs)} input "
         f"{'column' if len(spec.inputs) == 1 else 'columns'} ({', '.join(sorted(spec.kinds))}), "
         f"trained with Fathom {_code(config.get('fathom', ''))}."
     )
@@ -156,8 +163,17 @@ def _result(name: str, score: Mapping[str, Any], split: str, metrics: Mapping[st
     }
 
 
+def _measures(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the means of an objective's own measures, where it was not judged by targets."""
+    found = metrics.get("measures")
+    named = {"metrics": found} if isinstance(found, Mapping) else {}
+    names = [name for name, *_ in _measured(named)]
+    cells = _cells(named, names)
+    return [{"name": _text(name.replace("_", " ")), "cell": cell} for name, cell in zip(names, cells, strict=True)]
+
+
 def _note(scores: Mapping[str, Any]) -> str:
-    levels = {score.get("confidence", 0.95) for score in scores.values()}
+    levels = {score.get("confidence", 0.95) for score in scores.values()} or {0.95}
     level = next((f"{100 * value:.4g} % " for value in levels if _number(value) is not None), "")
     return f"In brackets: how far other such rows might have moved the number ({level}interval)."
 
@@ -193,7 +209,8 @@ def _limitations(
     limits += [_text(note) for note in notes if note] if isinstance(notes, list) else []
     limits.append("How far its data stand for those that it will meet was not examined.")
     if "report.html" in files:
-        limits.append("`report.html` shows where it fails: its most confident mistakes, class by class.")
+        fails = ": its most confident mistakes, class by class" if scores else ""
+        limits.append(f"`report.html` shows {'where it fails' if scores else 'what it makes'}{fails}.")
     return limits
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from fathom.artifact import manifest, predict, rebuild, strict_json, swap, weights
 from fathom.core.errors import ArtifactError, DataError
-from fathom.core.objective import Objective
+from fathom.core.objective import Objective, predicted
 from fathom.core.types import Batch, DataSpec, Field, Store
 
 if TYPE_CHECKING:
@@ -56,7 +56,13 @@ class Artifact:
         self, data: Store | Iterable[Batch], batch_size: int | None = None, threads: int | None = None
     ) -> dict[str, np.ndarray]:
         """Return the predictions of a store, or of batches, by target name: see `fathom.artifact.outputs`."""
-        return predict.outputs(self.module, data, self.spec.targets, batch_size, threads)
+        return predict.outputs(self.module, data, predicted(self.module, self.spec), batch_size, threads)
+
+    def measured(
+        self, data: Store | Iterable[Batch], batch_size: int | None = None, threads: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return what the objective's metrics say of each sample [N]: see `fathom.artifact.measured`."""
+        return predict.measured(self.module, data, batch_size, threads)
 
     def predict(
         self,

@@ -1,13 +1,14 @@
 """Predictions: of a live objective or a loaded one, a batch at a time.
 
 outputs     samples -> {target: array}, the objective's own predictions
+measured    samples -> {measure: array}, what its `metrics` says of each
 frame_of    those arrays -> a table with one row for each row that was asked about
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -48,18 +49,40 @@ def outputs(
     Raises:
         ConfigError: a batch size or a number of threads below 1.
     """
+    found = _over(objective, objective.predict, data, batch_size, threads)
+    if not found:
+        return {t.name: np.zeros((0, len(t.classes)) if t.kind == "category" else 0, np.float32) for t in targets}
+    return found
+
+
+def measured(
+    objective: Objective, data: Store | Iterable[Batch], batch_size: int | None = None, threads: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return what the objective's `metrics` says of each sample, [N] by name; what is random in it is always the same.
+
+    Arguments and errors are those of `outputs`.
+    """
+    return _over(objective, objective.metrics, data, batch_size, threads)
+
+
+def _over(
+    objective: Objective,
+    ask: Callable[[Batch], Mapping[str, Tensor]],
+    data: Store | Iterable[Batch],
+    batch_size: int | None,
+    threads: int | None,
+) -> dict[str, np.ndarray]:
+    """Return what the objective answers, batch by batch, joined."""
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} was given {value}; expected 1 or more.")
     device = _device(objective)
     parts: dict[str, list[np.ndarray]] = {}
-    with _evaluating(objective, device), _threads(threads):
+    with evaluating(objective, device), _threads(threads):
         for batch in _batches(data, batch_size):
             moved = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            for name, values in objective.predict(moved).items():
+            for name, values in ask(moved).items():
                 parts.setdefault(name, []).append(_array(values))
-    if not parts:
-        return {t.name: np.zeros((0, len(t.classes)) if t.kind == "category" else 0, np.float32) for t in targets}
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
@@ -73,7 +96,7 @@ def frame_of(
     """Return predictions as a table of `height` rows.
 
     Args:
-        found: by target name: probabilities [N, C] or values [N].
+        found: by target name: probabilities [N, C] or values [N]; by other names values [N] or [N, D].
         rows: the position of each of the N in the table, rising; the others stay null.
         problems: why a row could not be predicted, by its position; the column `problem`, where there is any.
     """
@@ -83,13 +106,20 @@ def frame_of(
     place[rows] = np.arange(len(rows))
     index = pl.Series(place, dtype=pl.Int64)
     index = index.set(index < 0, None)
-    single = len(found) == 1
+    single = len(found) == 1 or len(spec.targets) == 1
     columns: dict[str, pl.Series] = {}
     fields = {field.name: field for field in spec.targets}
     for name, values in found.items():
         end = "" if single else f".{name}"
         field = fields.get(name)
-        if field is None or field.kind != "category":
+        if field is None and values.ndim == 2:  # an embedding: a column for each of its numbers
+            for number in range(values.shape[1]):
+                columns[f"{name}.{number}"] = pl.Series(np.ascontiguousarray(values[:, number])).gather(index)
+            continue
+        if field is None:
+            columns[name] = pl.Series(values).gather(index)
+            continue
+        if field.kind != "category":
             columns[f"prediction{end}"] = pl.Series(values).gather(index)
             continue
         columns[f"prediction{end}"] = pl.Series(field.classes, dtype=pl.String).gather(values.argmax(1)).gather(index)
@@ -140,12 +170,14 @@ def _device(module: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module's own mode and the random state are as before."""
+def evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode without gradients, from the same random state each time; afterwards every module's own mode and
+    the random state are as before."""
     modes = [(inner, inner.training) for inner in module.modules()]
     module.eval()
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
             yield
     finally:
         for inner, mode in modes:

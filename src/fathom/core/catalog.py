@@ -16,8 +16,13 @@ What a public file of `models/` and `objectives/` holds:
     complete    models, if they like: (config, spec) -> Config with what has to be looked up elsewhere, before training
     ready       models, if they like: (config) -> None imports what `build` needs beyond its own file
     fill        models, if they like: (network, config) -> sentences; puts weights into it before training
-    recipe      models, if they like: (config, spec) -> {"engine": {…}, "objective": {…}, "augment": {…}}, the settings
-                to train with where the user says nothing
+    recipe      if they like: (config, spec) -> {"engine": {…}, "objective": {…}, "augment": {…}}, the settings to train
+                with where the user says nothing; an objective's come before a model's
+    TARGET      objectives: whether they learn from target columns, "needed" (where nothing is said), "optional" or
+                "unused": then a target is no input either
+    PREPARE     objectives, if they like: options of group `prepare` where the user says nothing
+    suggests    objectives, if they like: (spec) -> the name of the model to train where the user names none
+    needs       objectives, if they like: (model) -> str | None: why they cannot train this model, or None
 
 A model whose features are [B, K, D], those of an ensemble, also says how many `members` K it has.
 """

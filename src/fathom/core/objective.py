@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
-from fathom.core.types import Average, Batch, Loss, Phase
+from fathom.core.types import Average, Batch, DataSpec, Field, Loss, Phase
 
 
 class Objective(nn.Module, ABC):
@@ -14,9 +16,15 @@ class Objective(nn.Module, ABC):
 
     Everything that must survive a resume is a parameter or a buffer: they are what a checkpoint holds.
     Objectives compose by wrapping: a wrapper is an Objective that holds another.
+
+    Attributes:
+        model: what is trained.
+        predicts: the targets whose values `predict` returns, which are compared with the truth; None: all that the
+            data has. An objective without any is measured by the means of its `metrics`.
     """
 
     model: nn.Module
+    predicts: tuple[Field, ...] | None = None
 
     @abstractmethod
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
@@ -25,7 +33,16 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the objective is for, by target name: probabilities [B, C] of a category, values [B] of a
-        number (in the target's own unit). Called in evaluation mode, without gradients."""
+        number (in the target's own unit). Called in evaluation mode, without gradients.
+
+        Beside targets, and where there are none, whatever is worth a column for each row: an embedding [B, D], how odd
+        a row is [B]; nothing at all is an empty dict.
+        """
+
+    def show(self, batch: Batch) -> dict[str, Tensor]:
+        """Return pictures worth seeing, [N, C, H, W] from 0 to 1 in rows of eight, by what they show: samples, or
+        images beside their reconstructions. Called after training, in evaluation mode. The default: none."""
+        return {}
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         """Return per-sample values [B] whose mean over a validation set is worth watching.
@@ -37,6 +54,13 @@ class Objective(nn.Module, ABC):
         size = len(next(iter(batch.values())))
         return {"loss": loss.total.detach().float().expand(size)}
 
+    def summary(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is told of a set of rows, from the means of `metrics` over it. The default: the means themselves.
+
+        For figures that are no mean over rows, such as bits by bytes. The means are floats, or arrays of many sets.
+        """
+        return dict(means)
+
     def phases(self) -> tuple[Phase, ...]:
         """Return the turns of one training step. The default: one, over every parameter that requires a gradient."""
         return (Phase("main", tuple(p for p in self.parameters() if p.requires_grad)),)
@@ -44,3 +68,8 @@ class Objective(nn.Module, ABC):
     def averages(self) -> tuple[Average, ...]:
         """Return the networks that trail others. The default: none."""
         return ()
+
+
+def predicted(objective: Objective, spec: DataSpec) -> tuple[Field, ...]:
+    """Return the targets whose values the objective predicts."""
+    return spec.targets if objective.predicts is None else objective.predicts

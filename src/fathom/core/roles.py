@@ -1,19 +1,30 @@
-"""What some models can do beyond turning a batch into features. An objective asks for what it needs by these names.
+"""What some models and objectives can do beyond their contracts. Who needs it asks by these names.
+
+Of models, for objectives:
 
 LanguageModel   tells the next token, also step by step with a cache
 Translator      reads one sequence and writes another
 Denoiser        takes noise out of images
 Autoencoder     to a code, and back
 Adversarial     a generator, and the judge it has to deceive
+Towers          a network for each kind of column, which can be asked alone
+Patches         reads images patch by patch, also some of the patches alone
+
+Of objectives, for those who use what was trained:
+
+Sampler         makes images
+Embedder        says where each row lies among others
+Matcher         says which text fits an image
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from fathom.core.types import Batch, Features
+from fathom.core.types import Batch, Features, Kind
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -132,3 +143,57 @@ class Adversarial(Protocol):
 
     def criticise(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Return how real each image [B, C, H, W] looks [B]: a score without bounds."""
+
+
+@runtime_checkable
+class Towers(Protocol):
+    """Looks at columns of each kind through a network of its own, before what they say is fused."""
+
+    def tower(self, kind: Kind, batch: Batch) -> Tensor:
+        """Return what the network for columns of one kind makes of them, [B, D]; the batch needs no other columns."""
+
+
+@runtime_checkable
+class Patches(Protocol):
+    """Reads images patch by patch, also some of the patches alone.
+
+    Attributes:
+        patch: pixels of a patch's side.
+        grid: patches from top to bottom and from left to right; N is their product, and they stand row by row.
+    """
+
+    patch: int
+    grid: tuple[int, int]
+
+    def read(self, batch: Batch, kept: Tensor) -> Tensor:
+        """Return the vectors [B, k + K, D] of k leading tokens and of the patches at `kept` [B, K], which alone are
+        seen."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """An objective that makes images."""
+
+    def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """Return images [count, C, H, W] from 0 to 1.
+
+        Args:
+            generator: all that is random comes from it.
+            label: [count], the class of each, where it was trained with classes.
+        """
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """An objective whose embedding of a row is not simply the model's pooled features."""
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return a vector for each row, [B, D]: near one another where the rows are alike."""
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """An objective that says which of several texts fits an image."""
+
+    def match(self, images: Batch, texts: Batch) -> Tensor:
+        """Return how probable each of C texts is for each of B images, [B, C]."""

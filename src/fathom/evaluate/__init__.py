@@ -4,6 +4,7 @@ score, METRICS        every metric with a bootstrap interval
 calibration           how far its confidence can be believed; residuals, of a number
 baselines, verdict    what simple methods reach on the same rows, and whether deep learning is worth it
 mistakes, slices      where it fails, and for whom it does worse
+measures, grid        what an objective without targets reaches, and many images as one picture
 Evidence, appraise    all of this as one plain value, stored as JSON
 report                the same as one HTML page
 """
@@ -22,7 +23,9 @@ from fathom.evaluate.evidence import (
     from_json,
     to_json,
 )
+from fathom.evaluate.measures import measures
 from fathom.evaluate.mistakes import mistakes
+from fathom.evaluate.pictures import grid
 from fathom.evaluate.report import report
 from fathom.evaluate.score import METRICS, score
 from fathom.evaluate.slices import slices
@@ -40,6 +43,8 @@ __all__ = [
     "baselines",
     "calibration",
     "from_json",
+    "grid",
+    "measures",
     "mistakes",
     "report",
     "residuals",

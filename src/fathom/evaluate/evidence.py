@@ -139,6 +139,8 @@ class Evidence:
     Attributes:
         created: date and time, ISO 8601.
         judged_on: whose rows the model was scored on: "test", "validation" or "training".
+        measures: of an objective without targets, as `measures` returns them.
+        pictures: {"title", "image" as a data URI} of what it makes.
         environment: {"python": "3.12.1", …}.
         commands: (what it does, the command) of what to do next.
     """
@@ -149,6 +151,8 @@ class Evidence:
     run: RunEvidence = field(default_factory=RunEvidence)
     targets: list[TargetEvidence] = field(default_factory=list)
     judged_on: str = "test"
+    measures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pictures: list[dict[str, str]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)
     version: int = VERSION

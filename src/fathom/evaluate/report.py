@@ -58,6 +58,7 @@ def _page(evidence: Evidence) -> str:
         evidence=evidence,
         title=evidence.title or f"{evidence.data.source or 'A model'}: {', '.join(t.name for t in evidence.targets)}",
         targets=[_target(target, evidence.run.seconds) for target in evidence.targets],
+        measures=[_measure_row(name, value) for name, value in evidence.measures.items()],
         curves=_curves(evidence.run),
         columns=_columns(evidence),
         balance=[_balance(name, counts) for name, counts in evidence.data.classes.items() if counts],
@@ -129,6 +130,16 @@ def _metric_row(name: str, value: Mapping[str, Any], main: str) -> dict[str, Any
         "value": _format.metric(name, value["value"]),
         "interval": _format.interval(name, value["low"], value["high"]),
         "main": name == main,
+    }
+
+
+def _measure_row(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    interval = _format.interval(name, value["low"], value["high"]) if value["low"] is not None else ""
+    return {
+        "label": name.replace("_", " "),
+        "value": _format.number(value["value"]),
+        "interval": interval,
+        "n": value["n"],
     }
 
 

@@ -77,6 +77,7 @@ class Supervised(Objective):
     def __init__(self, config: Config, spec: DataSpec, model: nn.Module) -> None:
         super().__init__()
         self.config, self.targets, self.model = config, spec.targets, model
+        self.predicts = spec.targets
         width, members = int(model.width), int(getattr(model, "members", 1))  # type: ignore[arg-type]
         self.heads = nn.ModuleList(
             Head(width, max(1, len(target.classes)), members, config.dropout) for target in spec.targets
