@@ -10,6 +10,7 @@
 Keys of a batch: all number columns share one tensor `number` [B, F] and all category columns one tensor
 `category` [B, C], in the order of the spec; every image column has `image:NAME` [B, C, H, W] (uint8, the model
 normalises it), every text column `text:NAME` [B, T] (tokens), every target `target:NAME` [B] (of a text [B, T]).
+Inside an objective an image may also be float, in the same 0 to 255, and a category target probabilities [B, C].
 A graph column has `graph:NAME` [B, N, F] (what is known of each node), `graph:NAME:edges` [B, E, 2] (from, to; −1
 where there are no more) and `graph:NAME:size` [B] (nodes that are real, the first ones).
 """
@@ -69,6 +70,8 @@ class Field:
         special: of a text, the tokens that stand for padding, the unknown, start, end and a masked token; −1 where a
             tokenizer has none.
         frequencies: of a text, the share of training rows that hold each token, where known.
+        bytes: of a text, how many bytes of it each token stands for, where known; −1 for a START that stands before a
+            space which is not the text's own.
         stats: of a number or image.
     """
 
@@ -81,6 +84,7 @@ class Field:
     vocabulary: int = 0
     special: tuple[int, int, int, int, int] = (PAD, UNK, START, END, MASK)
     frequencies: tuple[float, ...] = ()
+    bytes: tuple[int, ...] = ()
     stats: Stats | None = None
 
     @property
@@ -207,11 +211,14 @@ class Loss:
         parts: scalars worth showing, detached by the engine.
         weight: how many units (samples, tokens) `total` is the mean of; accumulation over uneven
             micro-batches weights each by it, so that the gradient is that of one large batch.
+        terms: the summands of `total`, where they are means of different units; accumulation then weights each by its
+            own.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     weight: Tensor | float = 1.0
+    terms: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -226,12 +233,15 @@ class Phase:
         parameters: what this phase's optimiser moves.
         every: run at each `every`-th step (a generator that moves once in five).
         learning_rate: times the plan's learning rate.
+        climb: the gradient that moves the weights is not the one where they are but the one so far up the first, in
+            the same batch with the same random numbers; buffers are those of where they are.
     """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
     every: int = 1
     learning_rate: float = 1.0
+    climb: float = 0.0
 
 
 @dataclass(frozen=True)

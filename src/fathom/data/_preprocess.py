@@ -281,6 +281,8 @@ class Preprocess:
         for field in self.spec.inputs:  # builds every tokenizer, which checks it
             if len(field.frequencies) not in (0, field.vocabulary):
                 raise ValueError(f"column '{field.name}' has {len(field.frequencies)} frequencies of tokens")
+            if len(field.bytes) not in (0, field.vocabulary):
+                raise ValueError(f"column '{field.name}' has {len(field.bytes)} sizes of tokens")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,15 @@ def sizes(tokenizer: str, texts: pl.Series) -> np.ndarray:
     found.no_truncation()
     found.no_padding()
     return np.array([len(text.ids) for text in found.encode_batch_fast(texts.to_list())])
+
+
+def token_bytes(tokenizer: str) -> tuple[int, ...]:
+    """Return the bytes of a text that each token stands for, where a tokenizer spells bytes as letters; else nothing."""
+    if '"ByteLevel"' not in json.dumps(json.loads(tokenizer).get("pre_tokenizer")):
+        return ()
+    found = _read(tokenizer)
+    spelt, added = found.get_vocab(), found.get_added_tokens_decoder()
+    return tuple(0 if token in added else len(name) for name, token in sorted(spelt.items(), key=lambda item: item[1]))
 
 
 def _read(text: str) -> Tokenizer:

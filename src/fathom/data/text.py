@@ -104,6 +104,7 @@ class TextEncoder:
         tokenizer: the contents of its `tokenizer.json`.
         length: T, tokens in a row, START and END included.
         frequencies: share of training rows that hold each token.
+        bytes: of a text that each token stands for, where known; −1 for START, behind which `texts` puts a space.
         special: the tokens for padding, the unknown, start, end and a masked token; −1 where there is none.
         published: whether the tokenizer came with published weights, and so is not one of ours.
     """
@@ -113,6 +114,7 @@ class TextEncoder:
     length: int
     tokenizer: str
     frequencies: tuple[float, ...] = ()
+    bytes: tuple[int, ...] = ()
     special: tuple[int, int, int, int, int] = (PAD, UNK, START, END, MASK)
     published: bool = False
 
@@ -184,6 +186,7 @@ class TextEncoder:
             vocabulary=self.trained.get_vocab_size(),
             special=self.special,
             frequencies=self.frequencies,
+            bytes=self.bytes,
         )
 
     @property
@@ -234,7 +237,7 @@ class TextEncoder:
         return np.repeat(rows, count), ids
 
     def measured(self, tokens: np.ndarray) -> TextEncoder:
-        """Return this encoder with the frequencies of tokens in training rows `tokens` [N, T]."""
+        """Return this encoder with the sizes of tokens and their frequencies in training rows `tokens` [N, T]."""
         size = self.trained.get_vocab_size()
         held = np.zeros(size, dtype=np.int64)
         for start in range(0, len(tokens), CHUNK):
@@ -242,4 +245,13 @@ class TextEncoder:
             first = np.ones(rows.shape, dtype=bool)  # the first of equal tokens in a row
             first[:, 1:] = rows[:, 1:] != rows[:, :-1]
             held += np.bincount(rows[first], minlength=size)
-        return replace(self, frequencies=tuple((held / max(1, len(tokens))).round(7).tolist()))
+        frequencies = tuple((held / max(1, len(tokens))).round(7).tolist())
+        return replace(self, frequencies=frequencies, bytes=self._token_bytes())
+
+    def _token_bytes(self) -> tuple[int, ...]:
+        """Return how many bytes each token stands for: byte pairs spell a byte as a letter."""
+        if self.published:
+            return _published.token_bytes(self.tokenizer)
+        spelt = self.trained.get_vocab()
+        sizes = [len(token) for token in sorted(spelt, key=spelt.__getitem__)]
+        return (0, 0, -1, 0, 0, *sizes[len(SPECIAL_TOKENS) :])

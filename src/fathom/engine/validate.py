@@ -28,7 +28,7 @@ def evaluate(
     move: Callable[[Batch], Batch],
     precision: AbstractContextManager[Any],
 ) -> dict[str, float]:
-    """Return the mean of each metric, in the objective's order, over `rows` rows evenly spread through the store."""
+    """Return the objective's summary of the means of its metrics over `rows` rows, evenly spread through the store."""
     count = len(store)
     index = torch.arange(rows) * count // rows  # [V]
     sums: dict[str, torch.Tensor] = {}
@@ -42,4 +42,4 @@ def evaluate(
                 sums[name] = sums[name] + total if name in sums else total
     finally:
         objective.train()
-    return {name: total.item() / rows for name, total in sums.items()}
+    return objective.summary({name: total.item() / rows for name, total in sums.items()})

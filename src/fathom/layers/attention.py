@@ -29,6 +29,17 @@ class Packing:
     def __init__(self, real: Tensor) -> None:
         self.shape, self.places = real.shape, real.flatten().nonzero().squeeze(1)  # [N]
 
+    @classmethod
+    def of(cls, real: Tensor) -> Packing | None:
+        """Return the packing of the tokens that are real, or None where it would gain nothing.
+
+        That is without padding; on a GPU, which would be waited for; and in a compiled graph, whose shapes may not hang
+        on the data.
+        """
+        if real.device.type != "cpu" or torch.compiler.is_compiling() or bool(real.all()):
+            return None
+        return cls(real)
+
     def pack(self, x: Tensor) -> Tensor:
         return x.flatten(0, 1).index_select(0, self.places)
 

@@ -5,6 +5,11 @@
     DecoderBlock      attention, then a network, each on normalised input and added to what came in
     Decoder           blocks, and a norm behind the last
 
+Sequences of unlike lengths, padded on the right, may be packed: their real tokens stand one behind the other, and all
+that works on single tokens works on these alone. Attention lays them out again, each sequence in a row of its own, so
+that no token sees one of another sequence, every sequence's positions begin at its first token, and attention needs no
+mask but to look back.
+
 Sources: Radford, Wu, Child, Luan, Amodei, Sutskever, Language Models are Unsupervised Multitask Learners, 2019 (the
 block); Ainslie et al., GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints, 2023;
 Shazeer, GLU Variants Improve Transformer, 2020; Su et al., RoFormer: Enhanced Transformer with Rotary Position
@@ -19,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fathom.layers.attention import Packing
 from fathom.layers.cache import Cache
 
 Turns = tuple[Tensor, Tensor]
@@ -53,23 +59,35 @@ class CausalAttention(nn.Module):
         self.project_in = nn.Linear(width, (self.num_heads + 2 * self.num_kv_heads) * self.size, bias)
         self.project_out = nn.Linear(self.num_heads * self.size, width, bias)
 
-    def forward(self, x: Tensor, turns: Turns | None = None, cache: Cache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        turns: Turns | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Return what each token gathers.
 
         Args:
-            x: [B, T, D].
+            x: [B, T, D], or [N, D] with a packing; so is what is returned.
             turns: what `rotary` gives for the tokens' positions, where positions are told that way.
             cache: has admitted these tokens, which follow those that it holds; without it they are all there is.
             layer: of the cache.
+            packing: where the N tokens stand in their sequences.
         """
-        parts = self.project_in(x).unflatten(-1, (-1, self.size))  # [B, T, H + 2·K, d]
+        parts = self.project_in(x)
+        if packing is not None:
+            parts = packing.pad(parts)
+        parts = parts.unflatten(-1, (-1, self.size))  # [B, T, H + 2·K, d]
         turned, value = parts.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
         if turns is not None:
             turned = turn(turned, turns)
         query, key = turned.split((self.num_heads, self.num_kv_heads), dim=2)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, H or K, T, d]
         found = self._gather(query, key, value) if cache is None else self._recall(query, key, value, cache, layer)
-        return self.project_out(found.transpose(1, 2).flatten(2))
+        found = found.transpose(1, 2).flatten(2)  # [B, T, H·d]
+        return self.project_out(found if packing is None else packing.pack(found))
 
     def _gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
@@ -135,10 +153,16 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, turns: Turns | None = None, cache: Cache | None = None, layer: int = 0
+        self,
+        x: Tensor,
+        turns: Turns | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what follows [B, T, D], and the scores [B, T, E] of the block's experts where it has such."""
-        x = x + self.dropout(self.attention(self.norm_attention(x), turns, cache, layer))
+        """Return what follows [B, T, D], and the scores [B, T, E] of the block's experts where it has such; packed,
+        [N, D] and [N, E]."""
+        x = x + self.dropout(self.attention(self.norm_attention(x), turns, cache, layer, packing))
         found, scores = self.network(self.norm_network(x)), None
         if isinstance(found, tuple):
             found, scores = found
@@ -152,14 +176,26 @@ class Decoder(nn.Module):
         super().__init__()
         self.blocks, self.norm = nn.ModuleList(blocks), norm
 
-    def forward(self, x: Tensor, turns: Turns | None = None, cache: Cache | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return hidden states [B, T, D], and of each mixture of experts its router's scores [B, T, E]."""
+    def forward(
+        self, x: Tensor, turns: Turns | None = None, cache: Cache | None = None, packing: Packing | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return hidden states [B, T, D], and of each mixture of experts its router's scores [B, T, E].
+
+        Args:
+            x: [B, T, D].
+            packing: which of these tokens are real; the others come back as zeros, with scores of zero.
+        """
         routed = []
+        if packing is not None:
+            x = packing.pack(x)  # [N, D]
         for layer, block in enumerate(self.blocks):
-            x, scores = block(x, turns, cache, layer)
+            x, scores = block(x, turns, cache, layer, packing)
             if scores is not None:
                 routed.append(scores)
-        return self.norm(x), routed
+        x = self.norm(x)
+        if packing is None:
+            return x, routed
+        return packing.pad(x), [packing.pad(scores) for scores in routed]
 
 
 def rotary_speeds(size: int, base: float = 10_000.0) -> Tensor:

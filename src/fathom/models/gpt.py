@@ -23,6 +23,7 @@ from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
+from fathom.layers.attention import Packing
 from fathom.layers.cache import Cache
 from fathom.layers.decoder import CausalAttention, Decoder, DecoderBlock, Plain, begin, last_real
 from fathom.layers.moe import MixtureOfExperts, unevenness
@@ -114,8 +115,8 @@ class GPT(nn.Module):
     def forward(self, batch: Batch) -> Features:
         tokens = batch[self.key]  # [B, T]
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        x, routed = self.decoder(self._embedded(tokens, places))  # [B, T, D]
         real = tokens != self.pad
+        x, routed = self.decoder(self._embedded(tokens, places), packing=Packing.of(real))  # [B, T, D]
         penalty = None
         if self.training and routed:
             penalty = self.config.balance * unevenness(routed, self.config.active, real)

@@ -25,6 +25,7 @@ from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
+from fathom.layers.attention import Packing
 from fathom.layers.cache import Cache
 from fathom.layers.decoder import (
     CausalAttention,
@@ -152,8 +153,8 @@ class Llama(nn.Module):
     def forward(self, batch: Batch) -> Features:
         tokens = batch[self.key]  # [B, T]
         places = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        x, routed = self._decoded(tokens, places)  # [B, T, D]
         real = tokens != self.pad
+        x, routed = self._decoded(tokens, places, packing=Packing.of(real))  # [B, T, D]
         penalty = None
         if self.training and routed:
             penalty = self.config.balance * unevenness(routed, self.config.active, real)
@@ -181,9 +182,11 @@ class Llama(nn.Module):
         """
         return self._decoded(tokens, cache.admit(tokens, mask), cache)[0]
 
-    def _decoded(self, tokens: Tensor, places: Tensor, cache: Cache | None = None) -> tuple[Tensor, list[Tensor]]:
+    def _decoded(
+        self, tokens: Tensor, places: Tensor, cache: Cache | None = None, packing: Packing | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         x = self.vectors(tokens)  # [B, T, D]
-        return self.decoder(x, rotary(places, self.speeds, x.dtype), cache)
+        return self.decoder(x, rotary(places, self.speeds, x.dtype), cache, packing)
 
 
 def _block(config: Config, norm: partial[RMSNorm]) -> DecoderBlock:
