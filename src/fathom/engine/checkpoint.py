@@ -69,16 +69,16 @@ class Checkpoints:
                 _write(self.folder / best, snapshot.best, {})
             _write(path, snapshot.tensors, {"best": best if snapshot.best else "", "run": snapshot.values})
             self.bytes = path.stat().st_size
+            self._kept[name] = best
+            while len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._remove_others()
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise TrainingError(
                 f"The checkpoint cannot be written to '{self.folder}' ({reason}); free some space or give another "
                 "folder, then resume from the last checkpoint that was written."
             ) from None
-        self._kept[name] = best
-        while len(self._kept) > KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._remove_others()
         return path
 
     def load(self) -> tuple[Snapshot | None, list[str]]:

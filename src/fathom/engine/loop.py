@@ -16,16 +16,15 @@ from typing import Any
 from fathom.core.errors import TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import TrainingData
-from fathom.engine.checkpoint import Checkpoints
 from fathom.engine.fingerprint import made_with
 from fathom.engine.interrupt import Interrupts
 from fathom.engine.plan import Plan
 from fathom.engine.records import Record, Saved, Warned
 from fathom.engine.run import Run
+from fathom.engine.saving import SHARE, Saver
 from fathom.engine.tune import tune
 
 LOOK_SECONDS = 0.2  # between two looks up from the work
-SAVING_SHARE = 0.05  # of the time, at most, goes into checkpoints that only the clock asks for
 EPOCH_SECONDS = 10.0  # an epoch's end is saved when the last checkpoint is older than this
 
 
@@ -82,6 +81,7 @@ def train(
             finally:
                 random.swap()
     finally:
+        session.settle()
         session.run.leave()
         random.swap()
 
@@ -91,15 +91,15 @@ class _Session:
 
     def __init__(self, run: Run, folder: Path | None, resume: bool) -> None:
         self.run = run
-        self.checkpoints = Checkpoints(Path(folder)) if folder is not None else None
+        self.saver = Saver(Path(folder)) if folder is not None else None
         self.resume = resume
         self.interrupts = Interrupts()
         self._ready = False  # the run's state is that of the run, not what the caller gave
         self._best_changed = False
-        self._saved_step = -1  # the state that the newest checkpoint holds
-        self._saved_reason = ""
+        self._saved = (-1, "")  # step and reason of the state that the newest checkpoint holds
         self._saved_at = self._looked_at = time.perf_counter()
-        self._saving_seconds = 0.0
+        self._saving_seconds = 0.0  # from the copy to the disk
+        self._saving_cost = 0.0  # what training lost by it
 
     def records(self) -> Iterator[Record]:
         run = self.run
@@ -107,7 +107,7 @@ class _Session:
         run.begin()
         while not run.reason:
             yield from self._epoch()
-        yield from self._save()
+        yield from self._save(wait=True)
         yield run.finished(run.choose_weights())
 
     def stop(self) -> None:
@@ -121,19 +121,24 @@ class _Session:
     def save(self) -> None:
         """Write a checkpoint now, if that makes sense."""
         if self._ready:
-            for _ in self._save():
+            for _ in self._save(wait=True):
                 pass
+
+    def settle(self) -> None:
+        """Wait until nothing is being written any more."""
+        if self.saver is not None:
+            self.saver.settle()
 
     def _begin(self) -> Iterator[Record]:
         run = self.run
         found = None
-        if self.resume and self.checkpoints is not None:
-            found, warnings = self.checkpoints.load()
+        if self.resume and self.saver is not None:
+            found, warnings = self.saver.checkpoints.load()
             yield from (Warned(message=message) for message in warnings)
         if found is not None:
             run.restore(found)
             self._ready = True
-            self._saved_step, self._saved_reason = run.step, run.reason
+            self._saved = (run.step, run.reason)
             yield run.started()
             if found.values["made_with"] != made_with():
                 yield Warned(message=f"The run began with {found.values['made_with']}, so the last bits may differ.")
@@ -143,7 +148,7 @@ class _Session:
         yield run.started()
         run.chosen = tune(run)
         self._ready = True
-        yield from self._save()
+        yield from self._save(wait=True)  # a folder that cannot be written is refused before training
         yield from run.chosen
 
     def _epoch(self) -> Iterator[Record]:
@@ -158,7 +163,7 @@ class _Session:
         record, changed = run.end_epoch()
         self._best_changed |= changed
         yield record
-        if time.perf_counter() - self._saved_at >= max(EPOCH_SECONDS, self._saving_seconds / SAVING_SHARE):
+        if time.perf_counter() - self._saved_at >= max(EPOCH_SECONDS, self._saving_cost / SHARE):
             yield from self._save()
 
     def _look(self) -> Iterator[Record]:
@@ -167,7 +172,8 @@ class _Session:
         self.run.adjust_length(self._saving_seconds)
         yield self.run.progress()
         now = self._looked_at = time.perf_counter()
-        if now - self._saved_at >= max(self.run.plan.checkpoint_seconds, self._saving_seconds / SAVING_SHARE):
+        yield from self._written()
+        if now - self._saved_at >= max(self.run.plan.checkpoint_seconds, self._saving_cost / SHARE):
             yield from self._save()
 
     def _check(self) -> Iterator[Record]:
@@ -179,16 +185,30 @@ class _Session:
         if warning:
             yield Warned(message=warning)
 
-    def _save(self) -> Iterator[Record]:
-        """Write a checkpoint, unless the newest one holds this very state."""
-        run = self.run
-        if self.checkpoints is None or (run.step, run.reason) == (self._saved_step, self._saved_reason):
+    def _save(self, wait: bool = False) -> Iterator[Record]:
+        """Begin to write a checkpoint, unless the newest one holds this very state or is still being written.
+
+        Args:
+            wait: until this state is on disk.
+        """
+        run, state = self.run, (self.run.step, self.run.reason)
+        if self.saver is None or (self.saver.busy and not wait):
             return
-        began = time.perf_counter()
-        path = self.checkpoints.save(run.snapshot(), self._best_changed)
-        self._best_changed = False
-        self._saved_step, self._saved_reason = run.step, run.reason
-        self._saved_at = time.perf_counter()
-        self._saving_seconds = self._saved_at - began
-        run.aside_seconds += self._saving_seconds
-        yield Saved(path=str(path), step=run.step, bytes=self.checkpoints.bytes, seconds=self._saving_seconds)
+        began, records = time.perf_counter(), []
+        if state != self._saved:
+            records += self._written(wait=True)  # the one before
+            self.saver.start(run.snapshot(), run.step, self._best_changed)
+            self._best_changed, self._saved, self._saved_at = False, state, began
+        records += self._written(wait)
+        run.aside_seconds += time.perf_counter() - began
+        yield from records
+
+    def _written(self, wait: bool = False) -> Iterator[Record]:
+        """Report the checkpoint that was written since this was last asked."""
+        done = self.saver.written(wait) if self.saver is not None else None
+        if done is not None:
+            self._saving_seconds = done.seconds
+            # On a CPU, what the thread does is taken from training.
+            self._saving_cost = done.stalled + (done.worked if self.run.device.type == "cpu" else 0.0)
+            path = str(done.path)
+            yield Saved(path=path, step=done.step, bytes=done.bytes, seconds=done.seconds, stalled=done.stalled)

@@ -95,10 +95,13 @@ class Step(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Saved(Record):
+    """Attributes: `seconds` from the copy of the state to the disk; `stalled` those in which training stood still."""
+
     path: str
     step: int
     bytes: int
     seconds: float
+    stalled: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
