@@ -37,6 +37,10 @@ class Normalize(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return (image.to(self.mean.dtype) - self.mean) * self.scale  # [B, C, H, W]
 
+    def picture(self, values: Tensor) -> Tensor:
+        """Return what values of that scale look like, the way back: [B, C, H, W] -> the same in 0 … 1."""
+        return ((values.to(self.mean.dtype) / self.scale + self.mean) / 255).clamp(0, 1)
+
 
 class PatchEmbedding(nn.Module):
     """Cut images into square patches and map each linearly to a vector: [B, C, H, W] -> [B, N, D].
