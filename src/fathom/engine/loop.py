@@ -16,6 +16,7 @@ from typing import Any
 from fathom.core.errors import TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import TrainingData
+from fathom.engine import account
 from fathom.engine.fingerprint import made_with
 from fathom.engine.interrupt import Interrupts
 from fathom.engine.plan import Plan
@@ -108,7 +109,7 @@ class _Session:
         while not run.reason:
             yield from self._epoch()
         yield from self._save(wait=True)
-        yield run.finished(run.choose_weights())
+        yield account.finished(run, run.choose_weights())
 
     def stop(self) -> None:
         """The caller leaves, between two steps: keep the state, and leave the objective with the chosen weights."""
@@ -139,14 +140,15 @@ class _Session:
             run.restore(found)
             self._ready = True
             self._saved = (run.step, run.reason)
-            yield run.started()
+            yield account.started(run)
             if found.values["made_with"] != made_with():
                 yield Warned(message=f"The run began with {found.values['made_with']}, so the last bits may differ.")
             return
         if self.resume:
             yield Warned(message="There is no checkpoint to resume from, so the run starts afresh.")
-        yield run.started()
-        run.chosen = tune(run)
+        yield account.started(run)
+        found = tune(run)
+        run.chosen, run.news = [*run.chosen, *found], []
         self._ready = True
         yield from self._save(wait=True)  # a folder that cannot be written is refused before training
         yield from run.chosen
@@ -158,6 +160,8 @@ class _Session:
             run.train_on(batches[run.batch])
             if run.stepper.trouble:
                 yield from self._check()
+            if run.news:
+                yield from self._tell_news()
             if time.perf_counter() - self._looked_at >= LOOK_SECONDS or self.interrupts.pending is not None:
                 yield from self._look()
         record, changed = run.end_epoch()
@@ -166,11 +170,17 @@ class _Session:
         if time.perf_counter() - self._saved_at >= max(EPOCH_SECONDS, self._saving_cost / SHARE):
             yield from self._save()
 
+    def _tell_news(self) -> Iterator[Record]:
+        """Report what was chosen on the way, and save: a resumed run begins with it."""
+        news, self.run.news = self.run.news, []
+        yield from news
+        yield from self._save(wait=True)
+
     def _look(self) -> Iterator[Record]:
         """Report, and save if it is time."""
         yield from self._check()
         self.run.adjust_length(self._saving_seconds)
-        yield self.run.progress()
+        yield account.progress(self.run)
         now = self._looked_at = time.perf_counter()
         yield from self._written()
         if now - self._saved_at >= max(self.run.plan.checkpoint_seconds, self._saving_cost / SHARE):
@@ -197,7 +207,7 @@ class _Session:
         began, records = time.perf_counter(), []
         if state != self._saved:
             records += self._written(wait=True)  # the one before
-            self.saver.start(run.snapshot(), run.step, self._best_changed)
+            self.saver.start(run.snapshot, run.step, self._best_changed)
             self._best_changed, self._saved, self._saved_at = False, state, began
         records += self._written(wait)
         run.aside_seconds += time.perf_counter() - began

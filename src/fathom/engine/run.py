@@ -6,10 +6,11 @@ be a pure function of what is.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,12 +20,12 @@ from fathom.core import config, device
 from fathom.core.errors import ConfigError, DataError, TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, TrainingData
-from fathom.engine import fingerprint, order, schedule, validate, weights
+from fathom.engine import account, fingerprint, order, schedule, validate, weights
 from fathom.engine.checkpoint import Snapshot
 from fathom.engine.pace import Pace
 from fathom.engine.plan import Plan
 from fathom.engine.randomness import Randomness
-from fathom.engine.records import Chose, Epoch, Finished, Started, Step
+from fathom.engine.records import Chose, Epoch
 from fathom.engine.step import TROUBLE_LIMIT, Stepper
 
 _DETERMINISM: Any = torch.utils.deterministic
@@ -39,6 +40,8 @@ class Knobs:
     threads: int
     precision: str
     channels_last: bool
+    accumulate: int = 1  # parts that a batch is worked through in: more than asked for where memory ran out
+    judged: int = 0  # rows of a validation at once; 0: twice a part
 
 
 class Run:
@@ -68,10 +71,12 @@ class Run:
             plan.threads or self._threads_before,
             "fp32" if plan.precision == "auto" else plan.precision,
             plan.channels_last == "yes",
+            plan.accumulate,
         )
         self.epoch = self.batch = self.step = 0
         self.history: list[Epoch] = []
         self.chosen: list[Chose] = []
+        self.news: list[Chose] = []  # of them, what was not reported yet
         self.best: dict[str, Tensor] = {}
         self.best_epoch: int | None = None
         self.stale = 0  # validations since the best
@@ -83,7 +88,7 @@ class Run:
         self._marked = [0.0, 0]  # seconds and step when the speed was last looked at
         self._before = 0.0  # seconds of earlier sessions
         self._began = time.perf_counter()
-        self._epoch_began, self._epoch_rows = self._began, 0
+        self._epoch_began, self.epoch_rows = self._began, 0
 
     @property
     def seconds(self) -> float:
@@ -110,31 +115,61 @@ class Run:
 
     def batches(self) -> tuple[Tensor, ...]:
         """Return the row numbers of each batch of the present epoch."""
-        self._epoch_began, self._epoch_rows = time.perf_counter(), 0
+        self._epoch_began, self.epoch_rows = time.perf_counter(), 0
         return order.batches(self.rows, self.plan.batch_size, self.plan.seed, self.epoch)
 
     def train_on(self, index: Tensor) -> None:
         """Take one step on the rows at `index` [B].
 
         Raises:
-            TrainingError: too many steps in a row could not be applied, or memory ran out.
+            TrainingError: memory ran out at a single row.
         """
         step = self.step
         self.random.at_step(step)
         progress = self.pace.progress(step)
         rate = self.plan.learning_rate * schedule.factor(progress, self.plan.schedule, self.plan.warmup)
-        try:
-            self.stepper(step, progress, rate, self._gather(index))
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise TrainingError(
-                    f"Memory ran out at a batch of {len(index)} rows; give a smaller batch_size, or the same one "
-                    f"with accumulate={2 * self.plan.accumulate}."
-                ) from None
-            raise
+        while not self._fits(lambda: self.stepper(step, progress, rate, self._gather(index))):
+            self.stepper.undo()
+            self._take_less(len(index))
+            self.random.at_step(step)
         self.step += 1
         self.batch += 1
-        self._epoch_rows += len(index)
+        self.epoch_rows += len(index)
+
+    def _fits(self, work: Callable[[], None]) -> bool:
+        """Do the work; return whether there was memory enough for it."""
+        try:
+            work()
+        except (RuntimeError, MemoryError) as error:
+            short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+            if not short:
+                raise
+            return False
+        return True
+
+    def _take_less(self, rows: int) -> None:
+        """Work from now on through twice as many parts of a batch, so that fewer rows are in memory at once.
+
+        Raises:
+            TrainingError: a part is one row already.
+        """
+        parts = self.knobs.accumulate
+        if parts >= rows:
+            raise TrainingError(
+                f"Memory ran out at a single row of a batch of {rows} rows; a smaller model or shorter inputs may fit."
+            )
+        self.knobs = replace(self.knobs, accumulate=min(2 * parts, rows))
+        why = f"memory ran out at {-(-rows // parts)} rows; the batch still has {rows}, but batch norm sees each part"
+        self.chosen = [c for c in self.chosen if c.what != "accumulate"]
+        self.chosen.append(Chose(what="accumulate", value=str(self.knobs.accumulate), why=f"{why} alone"))
+        self.news.append(self.chosen[-1])
+        self._free()
+
+    def _free(self) -> None:
+        """Give back the memory of what was broken off."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def begin(self) -> None:
         """Start the clock by which the speed of steps is told, before the first step of a session."""
@@ -186,21 +221,37 @@ class Run:
         if self.data.valid is None or not wanted:
             return {}
         began = time.perf_counter()
-        self.random.at_step(VALIDATION)
         live = weights.weights(self.objective)
         average = self.stepper.average
         aside = weights.copy(live) if average is not None else {}
         try:
             if average is not None:
                 weights.assign(live, average.values)
-            rows = 2 * -(-self.plan.batch_size // self.plan.accumulate)
-            precision = self.stepper.autocast
-            metrics = validate.evaluate(self.objective, self.data.valid, wanted, rows, self._move, precision)
+            metrics = self._judge(wanted)
         finally:
             weights.assign(live, aside)
         self.validation_seconds = time.perf_counter() - began
         self.aside_seconds += self.validation_seconds
         return metrics
+
+    def _judge(self, wanted: int) -> dict[str, float]:
+        """Return the metrics, of fewer rows at once where memory runs out."""
+        found: dict[str, float] = {}
+        rows = self.knobs.judged or 2 * -(-self.plan.batch_size // self.knobs.accumulate)
+
+        def judge() -> None:
+            self.random.at_step(VALIDATION)
+            valid, precision = self.data.valid, self.stepper.autocast
+            assert valid is not None
+            found.update(validate.evaluate(self.objective, valid, wanted, rows, self._move, precision))
+
+        while not self._fits(judge):
+            if rows == 1:
+                raise TrainingError("Memory ran out at a single validation row; a smaller model or inputs may fit.")
+            rows = -(-rows // 2)
+            self.knobs = replace(self.knobs, judged=rows)
+            self._free()
+        return found
 
     def end_epoch(self) -> tuple[Epoch, bool]:
         """Validate, keep the best, decide whether to stop; return the record and whether the best weights changed."""
@@ -224,10 +275,10 @@ class Run:
             step=self.step,
             train=self.stepper.meter.means(),
             valid=metrics,
-            learning_rate=self._rate(),
+            learning_rate=self.rate(),
             samples_per_second=speed,
             seconds=self.seconds,
-            seconds_left=0.0 if self.reason else self._seconds_left(),
+            seconds_left=0.0 if self.reason else account.seconds_left(self),
             best=better,
         )
         self.history.append(record)
@@ -298,57 +349,9 @@ class Run:
         self.random.restore(values["random"])
         self._skipped = values["stepper"]["skipped"]
 
-    def started(self) -> Started:
-        count = [p.numel() for p in self.objective.parameters()]
-        trainable = [p.numel() for p in self.objective.parameters() if p.requires_grad]
-        return Started(
-            rows=self.rows,
-            valid_rows=self.valid_rows,
-            parameters=sum(count),
-            trainable=sum(trainable),
-            epochs=-(-self.pace.total // self.pace.steps_per_epoch),
-            steps=self.pace.total,
-            batch_size=self.plan.batch_size,
-            device=str(self.device),
-            optimizer=self.plan.optimizer,
-            learning_rate=self.plan.learning_rate,
-            step=self.step,
-            history=tuple(self.history),
-        )
-
-    def progress(self) -> Step:
-        return Step(
-            step=self.step,
-            steps=self.pace.total,
-            epoch=self.epoch + 1,
-            progress=self.step / self.pace.total,
-            train=self.stepper.meter.means(),
-            learning_rate=self._rate(),
-            samples_per_second=self.speed(),
-            seconds=self.seconds,
-            seconds_left=self._seconds_left(),
-        )
-
-    def finished(self, kept: str) -> Finished:
-        best = next((e.valid for e in self.history if e.epoch == self.best_epoch), {})
-        return Finished(
-            reason=self.reason,
-            epochs=self.epoch,
-            steps=self.step,
-            seconds=self.seconds,
-            best_epoch=self.best_epoch,
-            best=best,
-            kept=kept,
-            threads=self.knobs.threads,
-            precision=self.knobs.precision,
-            channels_last=self.knobs.channels_last,
-            chosen=tuple(self.chosen),
-            history=tuple(self.history),
-        )
-
     def speed(self) -> float:
         """Return training rows a second since the epoch began (or was resumed)."""
-        return self._epoch_rows / max(time.perf_counter() - self._epoch_began, 1e-9)
+        return self.epoch_rows / max(time.perf_counter() - self._epoch_began, 1e-9)
 
     @property
     def _data(self) -> dict[str, Any]:
@@ -359,8 +362,9 @@ class Run:
     def _gather(self, index: Tensor) -> list[Batch]:
         """Return the micro-batches of a batch, on the device, varied."""
         pieces = (index,)
-        if self.plan.accumulate > 1:
-            pieces = index.split(order.sizes(len(index), min(self.plan.accumulate, len(index))))  # type: ignore[assignment]
+        parts = min(self.knobs.accumulate, len(index))
+        if parts > 1:
+            pieces = index.split(order.sizes(len(index), parts))  # type: ignore[assignment]
         found = [self._move(self.data.train.gather(piece)) for piece in pieces]
         augment = self.data.augment
         return found if augment is None else [augment(batch) for batch in found]
@@ -370,7 +374,8 @@ class Run:
             return batch
         return {key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()}
 
-    def _rate(self) -> float:
+    def rate(self) -> float:
+        """Return the learning rate of the last step."""
         progress = self.pace.progress(max(0, self.step - 1))
         return self.plan.learning_rate * schedule.factor(progress, self.plan.schedule, self.plan.warmup)
 
@@ -380,11 +385,3 @@ class Run:
         name, value = next(iter(metrics.items()))
         before = [e.valid[name] for e in self.history if e.best and name in e.valid]
         return math.isfinite(value) and (not before or value < before[-1])
-
-    def _seconds_left(self) -> float:
-        """From the speed of this epoch, else of the run so far."""
-        batch = self.rows / self.pace.steps_per_epoch
-        speed = self.speed() if self._epoch_rows else self.step * batch / max(self.seconds, 1e-9)
-        left = self.pace.total - self.step
-        validations = left / self.pace.steps_per_epoch / self.plan.evaluate_every
-        return left * batch / max(speed, 1e-9) + validations * self.validation_seconds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,16 +52,17 @@ class Saver:
         """Whether a checkpoint is being written at this moment."""
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, snapshot: Snapshot, step: int, best_changed: bool) -> None:
+    def start(self, take: Callable[[], Snapshot], step: int, best_changed: bool) -> None:
         """Copy the state, and have it written.
 
         Args:
-            snapshot: whose `tensors` may change as soon as this returns, but not those of `best`.
+            take: gives the state; its `tensors` may change as soon as this returns, but not those of `best`.
             step: whose state it is.
             best_changed: whether `best` was written before.
         """
         assert self._thread is None, "the checkpoint before was not asked for"
         began = time.perf_counter()
+        snapshot = take()
         copied, ready = self._copy(snapshot.tensors)
         whole = Snapshot(copied, snapshot.values, snapshot.best)
         stalled = time.perf_counter() - began
