@@ -83,7 +83,7 @@ class Stepper:
         self._sums = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         self.immediate = device.type == "cpu" or not all(g.get("fused") for turn in self.turns for g, _ in turn.groups)
         self._done = 0  # phases of a step that was broken off which are not to be taken again
-        self._told: dict[str, list[Any]] = {}  # the meter's sums before the present phase
+        self._told: dict[str, list[Any]] | None = None  # the meter's sums before the present phase
         self.trouble = ""  # why the last step was not applied
         self.streak: Any = 0  # steps in a row that were not applied
         self.skipped: Any = 0
@@ -117,7 +117,7 @@ class Stepper:
                 self._told = {name: list(entry) for name, entry in self.meter.sums.items()}
                 self._turn(turn, step, progress, rate, parts)
             self._done = number + 1
-        self._done = 0
+        self._done, self._told = 0, None
         if self.average is not None:
             self.average.update(step)
         if self.trailing is not None:
@@ -207,8 +207,9 @@ class Stepper:
 
     def undo(self) -> None:
         """Leave everything as it was before the phase that a step was broken off in; the next call goes on with it."""
-        self._put_back(None)
-        self.meter.sums = self._told
+        if self._told is not None:
+            self._put_back(None)
+            self.meter.sums = self._told
         self.clear()
 
     def _refuse(self, turn: Turn) -> None:
