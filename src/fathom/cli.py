@@ -162,6 +162,52 @@ def generate(
 
 
 @app.command()
+def sample(
+    folder: Folder,
+    n: Annotated[int, typer.Option("--n", help="Images to make.")] = 64,
+    out: Annotated[Path, typer.Option(help="The PNG in which they stand side by side.")] = Path("grid.png"),
+    class_: Annotated[
+        list[str] | None, typer.Option("--class", help="To make images of; may be repeated. Default: all in turn.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Of diffusion: steps that an image is made in.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Of diffusion: how far towards the class; 1: as told.")] = None,
+    of: Annotated[
+        str | None, typer.Option(help="Images to make them of: to be mended, or for the ways between their codes.")
+    ] = None,
+    model: Own = None,
+    json: AsJson = False,
+) -> None:
+    """Make images with the generator in FOLDER, and print the path of the PNG that shows them."""
+    from fathom.api.sample import write_grid
+
+    trained = fathom.load(folder, model=model)
+    if of is None:
+        images = trained.sample(n, classes=class_ or (), seed=seed, steps=steps, guidance=guidance)
+    else:
+        images = trained.redraw(of, n)
+    write_grid(images, out)
+    _answer({"out": str(out), "images": len(images), "shape": list(images.shape[1:])} if json else str(out))
+
+
+@app.command()
+def translate(
+    folder: Folder,
+    text: Annotated[list[str] | None, typer.Argument(help="Texts to translate; - is stdin, a text a line.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A text on each line.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Translations kept side by side, the best is taken.")] = None,
+    length_penalty: Annotated[float | None, typer.Option(help="Above 1 favours longer ones, below 1 shorter.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Translate texts with the model in FOLDER: one line each."""
+    from fathom.api.generate import prompts
+
+    lines = [line for given in prompts(text or [], file, sys.stdin) for line in given.splitlines()]
+    found = fathom.load(folder).translate(lines, beams=beams, length_penalty=length_penalty)
+    _answer([{"text": a, "translation": b} for a, b in zip(lines, found, strict=True)] if json else "\n".join(found))
+
+
+@app.command()
 def models(json: AsJson = False) -> None:
     """List the architectures: name, parameters, year, what each accepts, what it is and what it was proven against."""
     rows = fathom.list_models()

@@ -18,6 +18,7 @@ from fathom.api.assemble import Assembled
 from fathom.api.config import EvaluateConfig
 from fathom.api.model import Model
 from fathom.api.prepare import Material, Part
+from fathom.api.translate import judged, translates
 from fathom.artifact import Artifact, evaluating, measured, outputs
 from fathom.artifact.rebuild import described
 from fathom.core.config import as_dict, build, to_toml
@@ -54,6 +55,8 @@ def conclude(material: Material, assembled: Assembled, finished: Finished, folde
     found = outputs(assembled.objective, part.prepared.store, aims) if aims else {}
     task = assembled.objective
     own = {} if aims else measures(measured(task, part.prepared.store), seed, summary=task.summary)
+    trained = Artifact(task.eval(), spec, material.preprocess, {}, {})
+    own |= judged(trained, part.rows([f.source for f in (*spec.inputs, *spec.targets)])) if translates(trained) else {}
     truth = {f.name: part.prepared.store.columns[f.target_key].numpy() for f in aims}
     scores = score(aims, found, truth, seed)
     rivals = _rivals(material, assembled, part) if aims else []
@@ -93,7 +96,7 @@ def conclude(material: Material, assembled: Assembled, finished: Finished, folde
         "objective": described(assembled.entries["objective"], assembled.objective),
         "about": about,
     }
-    artifact = Artifact(assembled.objective.eval(), spec, material.preprocess, config, metrics)
+    artifact = replace(trained, config=config, metrics=metrics)
     return Model(artifact, dict(assembled.entries), files)
 
 

@@ -147,8 +147,11 @@ def published(source: str) -> Author:
     return Author(module.eval(), script, lambda prompt: tokenizer.encode(prompt).ids, tuple(loaded.told()))
 
 
-def of_artifact(found: artifacts.Artifact) -> Author:
+def of_artifact(found: artifacts.Artifact, cut: bool = False) -> Author:
     """Return a trained model that writes texts.
+
+    Args:
+        cut: prompts that are too long for it lose their end, rather than being refused.
 
     Raises:
         ConfigError: it does not.
@@ -166,7 +169,7 @@ def of_artifact(found: artifacts.Artifact) -> Author:
     ends = frozenset({written.special[3]} - {-1})
     script = Script(decode, read, ends, written.special[2])
     whole = isinstance(module, Translator)
-    return Author(module, script, lambda prompt: _row(reader, read, prompt, whole))
+    return Author(module, script, lambda prompt: _row(reader, read, prompt, whole, cut))
 
 
 def prompts(given: Sequence[str], file: Path | None, stdin: TextIO) -> list[str]:
@@ -253,20 +256,20 @@ def _spec(found: Published, entry: catalog.Entry, tokenizer: Tokenizer) -> DataS
 
 
 def _encoder(found: artifacts.Artifact, field: Field) -> TextEncoder:
-    for encoder in found.preprocess.texts:
+    for encoder in (*found.preprocess.texts, *found.preprocess.written):
         if encoder.column in (field.source, field.name):
             return encoder
     raise ConfigError(f"The model in '{found.folder}' does not keep how texts of column '{field.name}' are spelt.")
 
 
-def _row(encoder: TextEncoder, field: Field, prompt: str, whole: bool) -> list[int]:
+def _row(encoder: TextEncoder, field: Field, prompt: str, whole: bool, cut: bool) -> list[int]:
     """Return a prompt as the model was shown its texts; unless it is read as a whole, without the end.
 
     Raises:
         DataError: it is longer than any text that the model was shown.
     """
     row = np.zeros((1, field.shape[0]), dtype=np.int32)
-    if encoder.encode(pl.Series([prompt], dtype=pl.String), row):
+    if encoder.encode(pl.Series([prompt], dtype=pl.String), row) and not cut:
         raise DataError(f"A prompt has more than {field.shape[0] - 2} tokens, the most that the model reads.")
     pad, end = field.pad, field.special[3]
     tokens = [int(token) for token in row[0]]

@@ -18,6 +18,7 @@ from fathom.api.own import from_file
 from fathom.api.progress import say
 from fathom.api.summary import describe_model
 from fathom.api.transfer import ADAPTER
+from fathom.api.translate import judged, translated, translates, translations
 from fathom.core.config import as_dict
 from fathom.core.errors import ArtifactError, DataError
 from fathom.core.files import write_text
@@ -86,7 +87,11 @@ class Model:
         """
         table = self._read([rows] if _is_one_row(rows) else rows)
         notes = list(table.notes)
-        found: pl.DataFrame = self.artifact.predict(table.frame, folder=table.folder, tell=notes.append)
+        found: pl.DataFrame
+        if translates(self.artifact):
+            found = translated(self.artifact, table.frame, notes.append)
+        else:
+            found = self.artifact.predict(table.frame, folder=table.folder, tell=notes.append)
         _say(notes, [as_dict(row) for row in table.set_aside])
         found = found.with_columns(places(table))
         if not _is_pandas(rows):
@@ -109,6 +114,46 @@ class Model:
         from fathom.api.generate import of_artifact
 
         return of_artifact(self.artifact).generate(prompts, **options)
+
+    def sample(self, count: int = 64, *, classes: str | Sequence[str] = (), seed: int = 0, **how: Any) -> np.ndarray:
+        """Return images that a trained generator makes, [N, C, H, W] in 0 … 1; the same seed gives the same.
+
+        Args:
+            classes: to make images of, in turn; none: all, where the model was told classes.
+            how: of a diffusion model, `steps` and `guidance`.
+
+        Raises:
+            ConfigError: the model makes no images, or a class or option is not for it.
+        """
+        from fathom.api.sample import sampled
+
+        named = [classes] if isinstance(classes, str) else list(classes)
+        return sampled(self.module, self.artifact.spec, count, named, seed, **how)
+
+    def redraw(self, source: Any, count: int = 64) -> np.ndarray:
+        """Return pictures [N, C, H', W'] in 0 … 1 of the first images of a source: of a model trained by
+        translate_image each above what it makes of it, of an autoencoder the way from each one's code to the next's.
+
+        Raises:
+            ConfigError: the model does neither. DataError: no image can be read.
+        """
+        from fathom.api.sample import made_of
+
+        return made_of(self.artifact, self._read(source), count)
+
+    def translate(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """Return the translation of a text, or a list of those of several.
+
+        Args:
+            options: beams, length_penalty, tokens, temperature, top_k, top_p, stop and seed: see
+                `fathom.generate.Settings`; beams and length_penalty are by default as the model was trained for.
+
+        Raises:
+            ConfigError: the model does not translate, or an option is out of range. DataError: a text is too long.
+        """
+        if isinstance(texts, str):
+            return translations(self.artifact, [texts], **options)[0]
+        return translations(self.artifact, texts, **options)
 
     def evaluate(self, source: Any) -> dict[str, Any]:
         """Return how good the model is on rows whose targets are known; of a source that marks its own test rows, on
@@ -141,6 +186,7 @@ class Model:
         truth = {f.name: prepared.store.columns[f.target_key].numpy() for f in aims}
         scores = score(aims, self.artifact.outputs(prepared.store), truth) if aims else {}
         own = {} if aims else measures(self.artifact.measured(prepared.store), summary=self.module.summary)
+        own |= judged(self.artifact, table.frame[prepared.rows])
         return {
             "source": table.origin,
             "rows": len(prepared.rows),

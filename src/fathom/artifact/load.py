@@ -109,6 +109,9 @@ class Artifact:
         lost = np.setdiff1d(np.arange(frame.height), kept)
         reasons = {int(row): problems.get(int(row), "it could not be read") for row in lost}
         arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+        for encoder in self.preprocess.written:  # tokens that were written -> texts
+            if encoder.column in arrays:
+                arrays[encoder.column] = np.array(encoder.decode(arrays[encoder.column]), dtype=object)
         return predict.frame_of(self.spec, arrays, kept, frame.height, reasons)
 
 

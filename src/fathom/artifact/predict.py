@@ -120,7 +120,8 @@ def frame_of(
             columns[name] = pl.Series(values).gather(index)
             continue
         if field.kind != "category":
-            columns[f"prediction{end}"] = pl.Series(values).gather(index)
+            plain = pl.Series(values.tolist(), dtype=pl.String) if field.kind == "text" else pl.Series(values)
+            columns[f"prediction{end}"] = plain.gather(index)
             continue
         columns[f"prediction{end}"] = pl.Series(field.classes, dtype=pl.String).gather(values.argmax(1)).gather(index)
         columns[f"probability{end}"] = pl.Series(values.max(1)).gather(index)

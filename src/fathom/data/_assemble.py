@@ -19,6 +19,7 @@ from fathom.data._store import TensorStore
 from fathom.data._table import SetAside, threads
 from fathom.data._targets import TargetEncoder
 from fathom.data._tensors import Shapes, allocate
+from fathom.data._values import labels
 from fathom.data.image import ImageEncoder
 from fathom.data.text import TextEncoder
 
@@ -103,6 +104,15 @@ class Assembly:
         for key, values in found:
             self.tensors[key] = torch.from_numpy(values[kept])
 
+    def require(self, names: Sequence[str]) -> None:
+        """Set aside the rows that have no text to write in one of these columns."""
+        for name in names:
+            gaps = (labels(self.column(name)).fill_null("").str.strip_chars() == "").to_numpy()
+            for row in self.rows[gaps].tolist():
+                self._reject(row, name, f"target '{name}' is missing")
+            self.rows = self.rows[~gaps]
+            self.tensors = {key: tensor[torch.from_numpy(~gaps)] for key, tensor in self.tensors.items()}
+
     def count_unseen(self, encoders: Sequence[TargetEncoder]) -> None:
         """Count the kept rows whose class is none of a target's own, once it is known which rows are kept."""
         for encoder in encoders:
@@ -168,10 +178,11 @@ class Assembly:
             if self.tensors[key].shape[1] == 0:
                 del self.tensors[key]
 
-    def add_texts(self, encoders: Sequence[TextEncoder]) -> None:
-        self._allocate({e.output.key: ((len(self.rows), e.length), torch.int32) for e in encoders})
-        for encoder in encoders:
-            tokens = self.tensors[encoder.output.key].numpy()
+    def add_texts(self, encoders: Sequence[TextEncoder], targets: bool = False) -> None:
+        keys = [e.output.target_key if targets else e.output.key for e in encoders]
+        self._allocate({key: ((len(self.rows), e.length), torch.int32) for key, e in zip(keys, encoders, strict=True)})
+        for key, encoder in zip(keys, encoders, strict=True):
+            tokens = self.tensors[key].numpy()
             parts = [slice(start, start + SLICE) for start in range(0, len(self.rows), SLICE)]
             cut = sum(encoder.encode(self._slice(encoder.column, part), tokens[part]) for part in parts)
             if cut:

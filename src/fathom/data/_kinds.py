@@ -69,7 +69,7 @@ def of_target(series: pl.Series, distinct: int, decimal: str = ".") -> Verdict:
     if series.dtype == pl.String:
         sign = _decimal_sign(sample(series), decimal)
         if sign is None:
-            return Verdict("category", f"{distinct:,} classes in words")
+            return _words_of_target(series, distinct)
         values, format = _forms.numbers(series, sign), sign
     elif not series.dtype.is_numeric():
         return _binary(series)
@@ -215,6 +215,15 @@ def _words(series: pl.Series, texts: pl.Series, distinct: int) -> Verdict:
     if known >= MANY_ROWS and varied >= 0.9 and (coded or varied > 0.99 or _named_like_id(series.name)):
         return Verdict("identifier", f"hardly any value comes twice: {told}")
     return Verdict("category", f"{'codes' if coded else 'words'}: {told}")
+
+
+def _words_of_target(series: pl.Series, distinct: int) -> Verdict:
+    """Free text to be written, where values are too many to be classes."""
+    if distinct > FEW and 2 * distinct > len(series) - series.null_count():
+        found = _words(series, sample(series), distinct)
+        if found.kind == "text":
+            return found
+    return Verdict("category", f"{distinct:,} classes in words")
 
 
 def _share(texts: pl.Series, pattern: str) -> float:

@@ -35,7 +35,7 @@ from fathom.data._published import Vocabulary
 from fathom.data._table import threads
 from fathom.data._targets import TargetEncoder
 from fathom.data.image import ImageEncoder
-from fathom.data.text import TextEncoder
+from fathom.data.text import TextEncoder, learn_together
 
 VERSION = 1
 FILE = "preprocess.json"
@@ -49,6 +49,7 @@ class Preprocess:
     Attributes:
         rows: how many training rows were kept.
         columns: the user's columns, as they were understood.
+        written: of the targets those that are texts; they share their tokens with the texts that are read.
     """
 
     version: int
@@ -61,6 +62,7 @@ class Preprocess:
     texts: tuple[TextEncoder, ...] = ()
     images: tuple[ImageEncoder, ...] = ()
     outcomes: tuple[TargetEncoder, ...] = ()
+    written: tuple[TextEncoder, ...] = ()
 
     @classmethod
     def fit(
@@ -97,11 +99,17 @@ class Preprocess:
         asked = len(work.rows)
         if asked == 0:
             raise DataError("There is no row to learn from; the table is empty.")
+        texts = [name for name in targets if kinds[name].kind == "text"]
         outcomes = tuple(
-            TargetEncoder.fit(name, kinds[name].kind, work.column(name), kinds[name].format) for name in targets
+            TargetEncoder.fit(name, kinds[name].kind, work.column(name), kinds[name].format)
+            for name in targets
+            if name not in texts
         )
-        draft = cls(version=VERSION, rows=0, memory=config.memory, columns=tuple(columns), outcomes=outcomes)
         work.add_targets(outcomes)
+        work.require(texts)
+        draft = cls(version=VERSION, rows=0, memory=config.memory, columns=tuple(columns), outcomes=outcomes)
+        if texts:
+            draft, vocabulary = draft._learn_written(work, texts, config, seed, vocabulary)
         draft = replace(
             draft,
             images=tuple(
@@ -128,6 +136,7 @@ class Preprocess:
             raise DataError("No column is left to learn from: all are targets, identifiers or constants.")
         work.add_table(draft.table)
         work.add_texts(draft.texts)
+        work.add_texts(draft.written, targets=True)
         return draft._measured(work), work.prepared()
 
     def transform(
@@ -159,16 +168,19 @@ class Preprocess:
         work = Assembly(frame, _positions(frame, rows), folder, paths, self.memory)
         if with_targets:
             work.add_targets(self.outcomes, unseen)
+            work.require([encoder.column for encoder in self.written])
         work.add_images(self.images)
         if with_targets:
             work.count_unseen(self.outcomes)
         work.add_table(self.table)
         work.add_texts(self.texts)
+        if with_targets:
+            work.add_texts(self.written, targets=True)
         return work.prepared()
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return tuple(encoder.column for encoder in self.outcomes)
+        return tuple(encoder.column for encoder in (*self.outcomes, *self.written))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -198,15 +210,19 @@ class Preprocess:
         fields = [f for encoder in self.table for f in encoder.fields]
         fields += [encoder.output for encoder in self.texts] + [encoder.output for encoder in self.images]
         return DataSpec(
-            inputs=_distinct(fields), targets=tuple(encoder.output for encoder in self.outcomes), rows=self.rows
+            inputs=_distinct(fields),
+            targets=tuple(encoder.output for encoder in (*self.outcomes, *self.written)),
+            rows=self.rows,
         )
 
     def save(self, folder: Path) -> None:
         """Write `preprocess.json` and a `tokenizer-N.json` for each text column."""
-        for index, encoder in enumerate(self.texts):
+        named = []
+        for index, encoder in enumerate((*self.texts, *self.written)):
             write_text(folder / _tokenizer_file(index), encoder.tokenizer)
-        named = tuple(replace(encoder, tokenizer=_tokenizer_file(i)) for i, encoder in enumerate(self.texts))
-        write_bytes(folder / FILE, msgspec.json.format(msgspec.json.encode(replace(self, texts=named)), indent=1))
+            named.append(replace(encoder, tokenizer=_tokenizer_file(index)))
+        plain = replace(self, texts=tuple(named[: len(self.texts)]), written=tuple(named[len(self.texts) :]))
+        write_bytes(folder / FILE, msgspec.json.format(msgspec.json.encode(plain), indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> Preprocess:
@@ -220,17 +236,34 @@ class Preprocess:
             found = msgspec.json.decode(_read(path), type=cls)
             if found.version != VERSION:
                 raise ValueError(f"it is of version {found.version}, this Fathom reads version {VERSION}")
-            texts = []
-            for index, encoder in enumerate(found.texts):
+            named = []
+            for index, encoder in enumerate((*found.texts, *found.written)):
                 path = folder / _tokenizer_file(index)
-                texts.append(replace(encoder, tokenizer=_read(path).decode("utf-8")))
-            path = folder / FILE
-            return replace(found, texts=tuple(texts))._checked()
+                named.append(replace(encoder, tokenizer=_read(path).decode("utf-8")))
+            path, read = folder / FILE, len(found.texts)
+            return replace(found, texts=tuple(named[:read]), written=tuple(named[read:]))._checked()
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise ArtifactError(f"'{path}' is damaged: {error}.") from None
 
     def _inputs(self, *kinds: str) -> list[Column]:
         return [c for c in self.columns if c.kind in kinds and c.name not in self.targets]
+
+    def _learn_written(
+        self, work: Assembly, names: Sequence[str], config: PrepareConfig, seed: int, known: Vocabulary | None
+    ) -> tuple[Preprocess, Vocabulary]:
+        """Return this with the encoders of texts to write, and the tokens that they share with those to read."""
+        sample = _drawn(len(work.rows), config.sample, seed)
+        read = [c.name for c in self._inputs("text") if c.name not in names]
+        if known is None:
+            columns = [work.column(name) for name in (*read, *names)]
+            known = learn_together(columns, sample, config.vocabulary, config.text_case)
+        written = tuple(
+            TextEncoder.fit(
+                name, work.column(name), sample, config.vocabulary, config.text_case, config.text_length, known
+            )
+            for name in names
+        )
+        return replace(self, written=written), known
 
     def _learn(self, work: Assembly, config: PrepareConfig, seed: int, known: Vocabulary | None) -> Preprocess:
         """Return this with the encoders of numbers, categories, dates and texts, learned from the rows kept."""
@@ -267,6 +300,7 @@ class Preprocess:
             rows=len(work.rows),
             outcomes=tuple(e.measured(work.tensors[e.output.target_key].numpy()) for e in self.outcomes),
             texts=tuple(e.measured(work.tensors[e.output.key].numpy()) for e in self.texts),
+            written=tuple(e.measured(work.tensors[e.output.target_key].numpy()) for e in self.written),
             images=tuple(e.measured(work.tensors[e.output.key].numpy()) for e in self.images),
         )
 
@@ -278,7 +312,7 @@ class Preprocess:
             raise ValueError("a column has no description, or two encoders")
         if not 0 <= self.memory < math.inf or self.rows < 0:
             raise ValueError("memory and rows are not negative")
-        for field in self.spec.inputs:  # builds every tokenizer, which checks it
+        for field in (*self.spec.inputs, *self.spec.targets):  # builds every tokenizer, which checks it
             if len(field.frequencies) not in (0, field.vocabulary):
                 raise ValueError(f"column '{field.name}' has {len(field.frequencies)} frequencies of tokens")
             if len(field.bytes) not in (0, field.vocabulary):

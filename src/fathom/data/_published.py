@@ -92,7 +92,7 @@ def sizes(tokenizer: str, texts: pl.Series) -> np.ndarray:
 
 
 def token_bytes(tokenizer: str) -> tuple[int, ...]:
-    """Return the bytes of a text that each token stands for, where a tokenizer spells bytes as letters; else nothing."""
+    """Return how many bytes of a text each token stands for, if the tokenizer spells bytes as letters; else nothing."""
     if '"ByteLevel"' not in json.dumps(json.loads(tokenizer).get("pre_tokenizer")):
         return ()
     found = _read(tokenizer)

@@ -107,6 +107,8 @@ def _strata(frame: pl.DataFrame, columns: Sequence[Column], targets: Sequence[st
         return np.zeros(len(frame), dtype=np.int64)
     series = frame[targets[0]]
     kind = next((c for c in columns if c.name == targets[0]), None)
+    if kind is not None and kind.kind == "text":
+        return np.zeros(len(frame), dtype=np.int64)
     if kind is not None and kind.kind == "number":
         values = _values.numbers(series, kind.format)
         ranks = values.fill_nan(None).rank("average").to_numpy()

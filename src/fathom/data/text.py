@@ -8,6 +8,7 @@ over bytes, so that no character is unknown: Radford et al., "Language models ar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -76,6 +77,16 @@ def learn_tokenizer(sample: pl.Series, vocabulary: int, case: str) -> str:
     step = math.ceil(sample.str.len_chars().sum() / LEARNED) or 1
     tokenizer.train_from_iterator(sample.gather_every(step).to_list(), trainer)
     return tokenizer.to_str()
+
+
+def learn_together(columns: Sequence[pl.Series], sample: np.ndarray, vocabulary: int, case: str) -> Vocabulary:
+    """Return the tokens of all these columns, learned from the rows at `sample` of each.
+
+    Texts that are to be written and those that they are written from share them, so that names, numbers and words of
+    the same origin are spelt alike in both.
+    """
+    drawn = pl.concat([texts(column.gather(sample), CAP * PER_TOKEN) for column in columns])
+    return Vocabulary(tokenizer=learn_tokenizer(drawn, vocabulary, case))
 
 
 def _tokenizer(model: Model, case: str) -> Tokenizer:
@@ -211,6 +222,16 @@ class TextEncoder:
             part[np.arange(len(part)), np.minimum(sizes, room) + 1] = END
             cut += int((sizes > room).sum())
         return cut
+
+    def decode(self, tokens: np.ndarray) -> list[str]:
+        """Return the texts of rows of tokens [N, T]: all before END, and what is left of texts cut short."""
+        special, end = set(self.special), self.special[3]
+        rows = []
+        for row in tokens.tolist():
+            row = row[1:] if row and row[0] == self.special[2] else row
+            row = row[: row.index(end)] if end in row else row
+            rows.append([token for token in row if token not in special])
+        return [text.removeprefix(" ") for text in self.trained.decode_batch(rows, skip_special_tokens=False)]
 
     def _sizes(self, probe: pl.Series) -> np.ndarray:
         """Return how many tokens each of these texts has, as `texts` returns them."""
