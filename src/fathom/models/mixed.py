@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from fathom.core.catalog import find
 from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
-from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Stats
+from fathom.core.types import UNKNOWN, Batch, DataSpec, Features, Field, Kind, Stats
 
 REFERENCE = (
     "Ngiam, Khosla, Kim, Nam, Lee, Ng, Multimodal Deep Learning, 2011; "
@@ -85,7 +85,9 @@ def build(config: Config, spec: DataSpec) -> Mixed:
         raise ConfigError(f"Model 'mixed' cannot be used: {why}.")
     at_least(config, {"width": 1})
     below_one(config, "dropout", "part_dropout")
-    return Mixed(config, [encoder_for(option, name, part) for option, name, part in parts_of(config, spec)])
+    parts = parts_of(config, spec)
+    encoders = [encoder_for(option, name, part) for option, name, part in parts]
+    return Mixed(config, encoders, tuple(option for option, _, _ in parts))
 
 
 def parts_of(config: Config, spec: DataSpec) -> list[tuple[str, str, DataSpec]]:
@@ -112,10 +114,11 @@ def encoder_for(option: str, name: str, part: DataSpec) -> nn.Module:
 
 
 class Mixed(nn.Module):
-    """The network; `width` is D."""
+    """The network; `width` is D. It has `Towers`: an encoder's features can be had alone."""
 
-    def __init__(self, config: Config, encoders: list[nn.Module]) -> None:
+    def __init__(self, config: Config, encoders: list[nn.Module], options: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self.options = options  # which named each encoder
         self.width, self.part_dropout = config.width, config.part_dropout
         self.encoders = nn.ModuleList(encoders)
         widths = [int(encoder.width) for encoder in encoders]  # type: ignore[arg-type]
@@ -129,13 +132,18 @@ class Mixed(nn.Module):
 
     def parts(self, batch: Batch) -> Tensor:
         """Return what each encoder makes of its columns, at one scale and width: [B, P, D]."""
-        found = []
-        for encoder, project in zip(self.encoders, self.project, strict=True):
-            pooled = encoder(batch).pooled
-            if pooled.dim() == 3:  # the members of an ensemble speak with one voice here
-                pooled = pooled.mean(1)
-            found.append(project(pooled))
-        return torch.stack(found, dim=1)
+        return torch.stack([self._part(index, batch) for index in range(len(self.encoders))], dim=1)
+
+    def tower(self, kind: Kind, batch: Batch) -> Tensor:
+        """Return what the encoder of one kind of column makes of it (of the first image, where there are several), at
+        the scale and width that all have: [B, D]."""
+        return self._part(self.options.index("table" if kind in ("number", "category") else kind), batch)
+
+    def _part(self, index: int, batch: Batch) -> Tensor:
+        pooled = self.encoders[index](batch).pooled
+        if pooled.dim() == 3:  # the members of an ensemble speak with one voice here
+            pooled = pooled.mean(1)
+        return self.project[index](pooled)  # [B, D]
 
     def forward(self, batch: Batch) -> Features:
         x = self.parts(batch)  # [B, P, D]
