@@ -1,6 +1,7 @@
 """What an image model is told beside the image: how much noise there is, and which class to make.
 
     label_classes    how many classes the data's first target has
+    unless_classes   why images of a target's classes cannot be asked for
     sinusoids        times as sines and cosines
     TimeEmbedding    times -> vectors
     LabelEmbedding   classes, and one that stands for none -> vectors
@@ -27,6 +28,14 @@ def label_classes(spec: DataSpec) -> int:
     """Return the number of classes of the first target, which are what a model can be told to make; 0: none."""
     first = spec.targets[0] if spec.targets else None
     return len(first.classes) if first is not None and first.kind == "category" else 0
+
+
+def unless_classes(spec: DataSpec) -> str | None:
+    """Return why images of a target's classes cannot be asked for, or None where they can or nothing is asked."""
+    for target in spec.targets:
+        if target.kind != "category":
+            return f"target '{target.name}' is {target.kind}; images can be asked for by a category, or by none"
+    return None if len(spec.targets) < 2 else f"it can be told one category; the data has {len(spec.targets)} targets"
 
 
 def sinusoids(time: Tensor, size: int) -> Tensor:

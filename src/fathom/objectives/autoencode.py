@@ -83,6 +83,11 @@ def suggests(spec: DataSpec) -> str:
     return "autoencoder"
 
 
+def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
+    """Return settings to train with: images stay as they are, since what is made shall look like them."""
+    return {"augment": {"shift": 0.0, "flip": "no"}}
+
+
 def example() -> DataSpec:
     """Return a small table with a column of each kind that is no text."""
     return DataSpec(

@@ -1,0 +1,116 @@
+"""Images made by a trained generator, and the file that they are looked at in.
+
+sampled      an objective that makes images -> the images
+made_of      rows -> what an image to image network makes of them, or an autoencoder puts between them
+write_grid   images -> a PNG in which they stand side by side
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fathom.artifact import Artifact, evaluating
+from fathom.core.errors import ConfigError, DataError, did_you_mean
+from fathom.core.objective import Objective
+from fathom.core.roles import Sampler
+from fathom.core.types import DataSpec
+from fathom.data import Table
+from fathom.evaluate import grid
+
+MOST = 100_000  # images at a time
+SHOWN_SIDE = 64  # pixels, at least, that an image is shown in
+
+
+def sampled(
+    objective: Objective, spec: DataSpec, count: int = 64, classes: Sequence[str] = (), seed: int = 0, **how: Any
+) -> np.ndarray:
+    """Return images [N, C, H, W] in 0 … 1; the same seed gives the same.
+
+    Args:
+        classes: to make images of, in turn; none: what the model makes by itself.
+        how: of a diffusion model, `steps` and `guidance`, where they are to be others than in training.
+
+    Raises:
+        ConfigError: the model makes no images, cannot be told classes or such options, or a class is unknown.
+    """
+    if not 1 <= count <= MOST:
+        raise ConfigError(f"Images to make were given as {count}; expected 1 to {MOST:,}.")
+    if not isinstance(objective, Sampler):
+        raise ConfigError(
+            f"A model trained by {type(objective).__name__} makes no images; train one with --objective diffuse, "
+            "adversarial, or autoencode with the model vae."
+        )
+    how = {name: value for name, value in how.items() if value is not None}
+    known = signature(objective.sample).parameters
+    for name in how:
+        if name not in known:
+            raise ConfigError(f"Option '{name}' is for diffusion models; {type(objective).__name__} has no such thing.")
+    label = _codes(classes, spec, count) if classes else None
+    where = next(objective.parameters()).device
+    with evaluating(objective, where):
+        images = objective.sample(count, torch.Generator().manual_seed(seed), label, **how)
+    found: np.ndarray = images.float().cpu().numpy()
+    return found
+
+
+def made_of(found: Artifact, table: Table, count: int) -> np.ndarray:
+    """Return pictures [N, C, H', W'] in 0 … 1 of the first rows that can be read: of an image to image network each
+    above what it makes of it, of an autoencoder the way from each row to the next.
+
+    Raises:
+        ConfigError: the model is neither. DataError: no row can be read.
+    """
+    objective: Any = found.module
+    if not hasattr(objective, "translated") and not hasattr(objective, "interpolate"):
+        raise ConfigError(
+            f"A model trained by {type(objective).__name__} makes nothing of given images; expected one trained by "
+            "translate_image or autoencode."
+        )
+    prepared = found.preprocess.transform(table.frame[:count], folder=table.folder)
+    if not len(prepared.rows) or not found.spec.images:
+        why = prepared.set_aside[0].reason if prepared.set_aside else "it holds no image"
+        raise DataError(f"Nothing of {table.origin} can be shown: {why}.")
+    batch = prepared.store.gather(torch.arange(len(prepared.rows)))
+    with evaluating(objective, next(objective.parameters()).device):
+        if hasattr(objective, "translated"):
+            field = found.spec.images[0]
+            pictures = torch.cat([batch[field.key].float() / 255, objective.translated(batch).cpu()], dim=2)
+        else:
+            between = next(iter(objective.interpolate(batch).values()))  # [B, S, C, H, W]
+            pictures = between.permute(0, 2, 3, 1, 4).flatten(3).cpu()
+    made: np.ndarray = pictures.float().numpy()
+    return made
+
+
+def write_grid(images: np.ndarray, out: Path) -> None:
+    """Write images [N, C, H, W] in 0 … 1 side by side into a PNG; wide ones one below the other.
+
+    Raises:
+        ConfigError: the file is to be no PNG. DataError: it cannot be written.
+    """
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"'{out}' was given as the file to write; expected one that ends in .png.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        across = 1 if images.shape[-1] > 3 * images.shape[-2] else 8
+        out.write_bytes(grid(images, across, zoom=max(1, SHOWN_SIDE // min(images.shape[-2:]))))
+    except OSError as error:
+        raise DataError(f"'{out}' cannot be written: {error.strerror or error}.") from None
+
+
+def _codes(classes: Sequence[str], spec: DataSpec, count: int) -> torch.Tensor:
+    """Return the code of each image's class [N]: the given ones in turn."""
+    known = spec.targets[0].classes if spec.targets else ()
+    for name in classes:
+        if not known:
+            raise ConfigError(f"Class '{name}' cannot be asked for: the model was trained without classes.")
+        if name not in known:
+            raise ConfigError(f"There is no class '{name}'.{did_you_mean(name, known)}")
+    codes = torch.tensor([known.index(name) for name in classes])
+    return codes[torch.arange(count) % len(codes)]

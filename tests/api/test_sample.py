@@ -1,0 +1,97 @@
+"""Images from trained generators, by Python and by the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import fathom
+from fathom.core.errors import ConfigError
+from tests.api.test_cli import fathom as command
+
+SMALL = {"model": {"name": "unet", "widths": [8, 8], "groups": 4}, "engine": {"epochs": 1, "threads": 1}}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grey images of two classes, in folders."""
+    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, light in (("dark", 60), ("light", 190)):
+        (root / name).mkdir()
+        for number in range(30):
+            pixels = (light + random.normal(0, 10, (8, 8))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def diffusion(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("diffusion") / "out"
+    fathom.fit(pictures, out=out, objective="diffuse", config=SMALL, sets=["objective.steps=3"])
+    return out
+
+
+def test_a_diffusion_model_is_trained_saved_loaded_and_makes_images(diffusion: Path) -> None:
+    model = fathom.load(diffusion)
+    images = model.sample(5, seed=1)
+    assert images.shape == (5, 1, 8, 8) and images.min() >= 0 and images.max() <= 1
+    np.testing.assert_array_equal(images, model.sample(5, seed=1))
+    assert np.abs(images - model.sample(5, seed=2)).max() > 0
+    np.testing.assert_array_equal(images, model.sample(5, classes=["dark", "light"], seed=1))  # in turn
+    assert model.sample(2, classes="light", steps=1, guidance=3.0).shape == (2, 1, 8, 8)
+    assert "loss" in model.metrics["measures"]
+    assert "made up in 3 steps" in (diffusion / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_command_writes_a_grid_that_the_seed_decides(diffusion: Path, tmp_path: Path) -> None:
+    said = command("sample", diffusion, "--n", 6, "--class", "light", "--steps", 2, "--out", tmp_path / "a.png")
+    assert said.stdout.strip() == str(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").size[0] > 6 * 64
+    again = ["--n", 6, "--class", "light", "--steps", 2, "--json"]
+    told = json.loads(command("sample", diffusion, *again, "--out", tmp_path / "b.png").stdout)
+    assert told["images"] == 6 and told["shape"] == [1, 8, 8]
+    command("sample", diffusion, *again, "--seed", 1, "--out", tmp_path / "c.png")
+    first, second, other = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert first == second and first != other
+
+
+def test_generators_of_other_kinds_make_images(pictures: Path) -> None:
+    gan = {"model": {"name": "resnet_gan", "width": 4, "judge_width": 4}, "engine": {"epochs": 1, "threads": 1}}
+    made = fathom.fit(pictures, objective="hinge_gan", config=gan).sample(3, classes=["dark"])
+    assert made.shape == (3, 1, 8, 8)
+    coder = {"model": {"name": "vae", "code": 4}, "engine": {"epochs": 1, "threads": 1}}
+    vae = fathom.fit(pictures, objective="autoencode", config=coder)
+    assert vae.sample(3).shape == (3, 1, 8, 8)
+    with pytest.raises(ConfigError, match="for diffusion models"):
+        vae.sample(3, steps=4)
+    told = vae.predict(pictures)
+    assert {"anomaly", "embedding.0", "embedding.3"} <= set(told.columns) and told["anomaly"].is_finite().all()
+
+
+def test_images_are_made_of_given_ones(pictures: Path, tmp_path: Path) -> None:
+    mending = {"model": {"name": "unet", "widths": [8, 8], "groups": 4}, "engine": {"epochs": 1, "threads": 1}}
+    mender = fathom.fit(pictures, out=tmp_path / "mender", objective="upscale", config=mending)
+    assert mender.redraw(pictures, 5).shape == (5, 1, 16, 8)
+    assert {"psnr", "ssim", "psnr_before"} <= mender.metrics["measures"].keys()
+    command("sample", tmp_path / "mender", "--of", pictures, "--n", 4, "--out", tmp_path / "grid.png")
+    assert Image.open(tmp_path / "grid.png").size == (4 * 64 + 3 * 2, 128)
+    coder = {"model": {"name": "autoencoder", "code": 4}, "engine": {"epochs": 1, "threads": 1}}
+    ways = fathom.fit(pictures, objective="autoencode", config=coder).redraw(pictures, 3)
+    assert ways.shape == (3, 1, 8, 72)
+
+
+def test_what_cannot_be_is_said_in_a_sentence(diffusion: Path, tmp_path: Path) -> None:
+    wrong = command("sample", diffusion, "--class", "lihgt", "--out", tmp_path / "a.png", code=2)
+    assert "Did you mean 'light'?" in wrong.stderr
+    assert "ends in .png" in command("sample", diffusion, "--n", 1, "--out", tmp_path / "a.jpg", code=2).stderr
+    assert "expected 1 to 100,000" in command("sample", diffusion, "--n", 0, code=2).stderr
+    table = pl.DataFrame({"x": [0.1 * i for i in range(40)], "y": ["a", "b"] * 20})
+    plain = fathom.fit(table, "y", config={"model": {"name": "mlp"}, "engine": {"epochs": 1, "threads": 1}})
+    with pytest.raises(ConfigError, match="makes no images"):
+        plain.sample(1)
+    assert "nothing of given images" in command("sample", diffusion, "--of", "fashion", code=2).stderr
