@@ -47,7 +47,7 @@ class Settings:
     def over(self, weaker: Mapping[str, Mapping[str, Any]]) -> Settings:
         """Return these settings, completed by `weaker` ones wherever these say nothing."""
         names = [name for name in GROUPS if name in self.groups or name in weaker]
-        return Settings({name: {**weaker.get(name, {}), **self.groups.get(name, {})} for name in names})
+        return Settings({name: _completed(self.groups.get(name, {}), weaker.get(name, {})) for name in names})
 
     def of(self, group: str) -> dict[str, Any]:
         return self.groups.get(group, {})
@@ -68,6 +68,12 @@ def chosen(room: str, options: Mapping[str, Any]) -> tuple[catalog.Entry, Any]:
     rest = {key: value for key, value in options.items() if key != "name"}
     entry = catalog.find(room, str(options["name"]))
     return entry, build(type(entry.config), {**as_dict(entry.config), **rest}, catalog.SINGULAR[room])
+
+
+def _completed(strong: Mapping[str, Any], weak: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `strong` with what only `weak` says, in groups within them too."""
+    both = {key for key in strong if isinstance(strong[key], Mapping) and isinstance(weak.get(key), Mapping)}
+    return {**weak, **strong, **{key: _completed(strong[key], weak[key]) for key in both}}
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

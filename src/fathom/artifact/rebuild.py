@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fathom.artifact.manifest import unreadable
-from fathom.core import catalog
+from fathom.core import catalog, compose
 from fathom.core.config import as_dict, build
 from fathom.core.errors import ArtifactError, ConfigError
 from fathom.core.objective import Objective
@@ -133,13 +134,13 @@ def rebuild(
     with torch.random.fork_rng(devices=[]):  # fresh weights draw from the generator; the caller's stays as it is
         try:
             if not own_model:
-                module, config = _entry(document, "model")
+                module, config = _model(document)
                 getattr(module, "ready", lambda config: None)(config)  # what it imports is not what the model costs
             with Allowance(MEMORY[0] * nbytes + MEMORY[1], CALLS[0] * tensors + CALLS[1]):
                 if not own_model:
                     model = module.build(config, spec)
-                module, config = _entry(document, "objective")
-                built = module.build(config, spec, model)
+                assert isinstance(model, nn.Module)
+                built = compose.build(_objective(document), spec, model)
         except Exception as error:  # what a hostile configuration makes of a model's constructor can be any
             raise unreadable(path, error) from None
     assert isinstance(built, Objective)
@@ -160,11 +161,18 @@ def preprocessing(folder: Path) -> Any:
         raise unreadable(path, error) from None
 
 
-def _entry(document: dict[str, Any], key: str) -> tuple[Any, Any]:
-    part = document[key]
-    found = catalog.find(f"{key}s", part["name"])
-    _check_sizes(part["config"], key)
-    return found.module, build(type(found.config), part["config"], key)
+def _model(document: dict[str, Any]) -> tuple[Any, Any]:
+    part = document["model"]
+    found = catalog.find("models", part["name"])
+    _check_sizes(part["config"], "model")
+    return found.module, build(type(found.config), part["config"], "model")
+
+
+def _objective(document: dict[str, Any]) -> catalog.Entry:
+    part = document["objective"]
+    found = compose.find(part["name"])
+    _check_sizes(part["config"], "objective")
+    return replace(found, config=build(type(found.config), part["config"], "objective"))
 
 
 def _check_sizes(config: Any, key: str) -> None:

@@ -4,12 +4,13 @@
 make `resnet18` one too. There is nothing to register and no list to keep. Files that begin with an underscore
 are helpers and have no name.
 
-What a public file of `models/` and `objectives/` holds:
+What a public file of `models/`, `objectives/` and `wrappers/` holds:
 
     Config      a frozen dataclass; every field has a default
     presets     dict[str, Config]; the file's own name stands for `Config()`
     REFERENCE   the source: authors, title, year
-    build       models: (config, spec) -> nn.Module with a `width`; objectives: (config, spec, model) -> Objective
+    build       models: (config, spec) -> nn.Module with a `width`; objectives: (config, spec, model) -> Objective;
+                wrappers: (config, spec, objective, past) -> Objective
     accepts     (spec) -> str | None: why this entry cannot take such data, or None where it can
     example     () -> DataSpec: the smallest data it is for (conformance tests run on it)
     paper       models, if they like: () -> DataSpec, the data of the paper, on which presets are counted
@@ -21,8 +22,11 @@ What a public file of `models/` and `objectives/` holds:
     TARGET      objectives: whether they learn from target columns, "needed" (where nothing is said), "optional" or
                 "unused": then a target is no input either
     PREPARE     objectives, if they like: options of group `prepare` where the user says nothing
+    repeats     objectives that also learn from rows whose target is missing (code -1 in a batch): (config, rows with
+                one, rows) -> how often a row with one stands in an epoch
     suggests    objectives, if they like: (spec) -> the name of the model to train where the user names none
-    needs       objectives, if they like: (model) -> str | None: why they cannot train this model, or None
+    needs       objectives and wrappers, if they like: (model), or (objective), -> str | None: why they cannot train
+                this model, or stand around this objective, or None
 
 A model whose features are [B, K, D], those of an ensemble, also says how many `members` K it has.
 """
@@ -40,7 +44,7 @@ from typing import Any
 from fathom.core.errors import ConfigError, did_you_mean
 
 PACKAGE = Path(__file__).parent.parent
-SINGULAR = {"models": "model", "objectives": "objective"}
+SINGULAR = {"models": "model", "objectives": "objective", "wrappers": "wrapper"}
 LIBRARIES = {"hf": "_hf", "timm": "_timm"}  # before a colon: other libraries' models, and the file that builds them
 
 

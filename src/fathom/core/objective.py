@@ -21,10 +21,12 @@ class Objective(nn.Module, ABC):
         model: what is trained.
         predicts: the targets whose values `predict` returns, which are compared with the truth; None: all that the
             data has. An objective without any is measured by the means of its `metrics`.
+        soft_targets: whether `losses` takes category targets also as probabilities [B, C] (and cares for no other).
     """
 
     model: nn.Module
     predicts: tuple[Field, ...] | None = None
+    soft_targets: bool = False
 
     @abstractmethod
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
@@ -68,6 +70,10 @@ class Objective(nn.Module, ABC):
     def averages(self) -> tuple[Average, ...]:
         """Return the networks that trail others. The default: none."""
         return ()
+
+    def kept(self) -> Objective:
+        """Return what of it is kept once it has been trained. The default: all of it; of a wrapper, what it holds."""
+        return self
 
 
 def predicted(objective: Objective, spec: DataSpec) -> tuple[Field, ...]:

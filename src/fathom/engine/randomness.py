@@ -17,17 +17,23 @@ from fathom.engine.order import mix
 STEP, GLOBAL = 1, 2  # streams of one seed
 
 
+def generators(device: torch.device) -> list[torch.Generator]:
+    """Return PyTorch's default generators that a step on that device draws from."""
+    found = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        found.append(torch.cuda.default_generators[device.index or 0])
+    elif device.type == "mps":
+        found.append(torch.mps._get_default_mps_generator())
+    return found
+
+
 class Randomness:
     """Swaps the process's generators for the run's own while the engine works, and back while the caller does."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed = seed
-        self._generators = [torch.default_generator]
-        if device.type == "cuda":
-            torch.cuda.init()
-            self._generators.append(torch.cuda.default_generators[device.index or 0])
-        elif device.type == "mps":
-            self._generators.append(torch.mps._get_default_mps_generator())
+        self._generators = generators(device)
         first = mix(seed, GLOBAL)
         self._away: Any = (
             [torch.Generator(g.device).manual_seed(first).get_state() for g in self._generators],
