@@ -3,10 +3,10 @@
     python benchmarks/resume.py [--kills 20] [--rows 2000] [--epochs 3]
 
 The run trains a residual network with dropout on images of the bundled Fashion-MNIST sample, shuffled and varied at
-random, with a moving average of the weights, validation and checkpoints. It is run once without interruption; then
-again and again in processes of their own, each killed by SIGKILL at a random instant of its life (start, step,
+random, with a moving average of the weights, validation and one checkpoint after the other. It is run once undisturbed;
+then again and again in processes of their own, each killed by SIGKILL at a random instant of its life (start, step,
 validation, save) and followed by one that resumes, until one gets to the end. Each of these chains of kills is
-compared with the uninterrupted run.
+compared with the uninterrupted run. A kill that leaves a half-written file behind was inside a save.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from fathom.core.objective import Objective
 from fathom.core.types import DataSpec, Field, Stats, TrainingData
 from fathom.data import _samples, augment
 from fathom.data._store import TensorStore
+from fathom.engine import loop
 from fathom.engine.loop import train
 from fathom.engine.plan import Plan
 from fathom.engine.records import Finished, Saved, Started
@@ -40,7 +41,7 @@ from fathom.objectives import supervised
 
 RESULT = Path(__file__).parent / "results" / "resume.json"
 KILLS_A_CHAIN = 5
-PLAN = Plan(optimizer="sgd", learning_rate=0.05, batch_size=64, average=0.95, threads=1, checkpoint_seconds=0.3)
+PLAN = Plan(optimizer="sgd", learning_rate=0.05, batch_size=64, average=0.95, threads=1, checkpoint_seconds=0.0)
 
 
 def data(rows: int) -> tuple[DataSpec, TrainingData]:
@@ -77,6 +78,7 @@ def objective(spec: DataSpec) -> Objective:
 def run(folder: str, rows: int, epochs: int, told: multiprocessing.Queue | None = None) -> None:
     """Go on with the run in `folder`; leave the final weights in `result.safetensors`."""
     torch.set_num_threads(1)
+    loop.LOOK_SECONDS, loop.SHARE = 0.02, float("inf")  # one checkpoint after the other, so that many are cut in two
     spec, found = data(rows)
     learner = objective(spec)
     for record in train(learner, found, replace(PLAN, epochs=epochs), Path(folder), resume=True):
@@ -102,7 +104,7 @@ def main() -> None:
         _live(context, whole, options, None)
         lasted = time.perf_counter() - began
         expected = load_file(whole / "result.safetensors")
-        chains = []
+        chains, halves = [], 0
         print(f"uninterrupted: {lasted:.1f} s\n{'chain':>5} {'killed at step (or while)':48} {'resumed from':30} equal")
         while sum(len(c["kills"]) for c in chains) < options.kills:
             folder = Path(place) / f"chain-{len(chains)}"
@@ -113,13 +115,23 @@ def main() -> None:
                 started, killed = _live(context, folder, options, wait)
                 resumed.append(started)
                 kills += [killed] if killed is not None else []
+                halves += killed is not None and any(p.name.endswith(".tmp") for p in folder.iterdir())
             found = load_file(folder / "result.safetensors")
             equal = found.keys() == expected.keys() and all(torch.equal(found[n], expected[n]) for n in expected)
             chains.append({"kills": kills, "resumed_from_step": resumed, "bit_equal": equal})
             print(f"{len(chains):5} {', '.join(kills):48} {', '.join(map(str, resumed)):30} {'yes' if equal else 'NO'}")
     count, exact = sum(len(c["kills"]) for c in chains), all(c["bit_equal"] for c in chains)
-    print(f"{count} kills, {len(chains)} chains, {'all bit-equal' if exact else 'NOT ALL EQUAL'}")
-    summary = {"torch": torch.__version__, "kills": count, "all_bit_equal": exact, "chains": chains}
+    print(
+        f"{count} kills, {halves} of them inside a save, {len(chains)} chains,",
+        "all bit-equal" if exact else "NOT ALL EQUAL",
+    )
+    summary = {
+        "torch": torch.__version__,
+        "kills": count,
+        "inside_saves": halves,
+        "all_bit_equal": exact,
+        "chains": chains,
+    }
     write_text(RESULT, json.dumps(summary | {"rows": options.rows, "epochs": options.epochs}, indent=1) + "\n")
     raise SystemExit(0 if exact else 1)
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from fathom.core.errors import ConfigError
+
+
+def leads() -> bool:
+    """Say whether this process speaks and writes for all that torchrun started; the only one there is does."""
+    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def choose(name: str = "auto"):  # type: ignore[no-untyped-def]  # -> torch.device; torch is imported when called

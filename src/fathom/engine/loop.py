@@ -17,6 +17,7 @@ from fathom.core.errors import TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import TrainingData
 from fathom.engine import account
+from fathom.engine.distributed import restarted
 from fathom.engine.fingerprint import made_with
 from fathom.engine.interrupt import Interrupts
 from fathom.engine.plan import Plan
@@ -64,11 +65,12 @@ def train(
         while True:
             with session.interrupts:
                 record = next(records, None)
-            if session.interrupts.pending is not None:
+            if session.leaving:
                 session.save()
             random.swap()  # the caller's random numbers are the caller's
             try:
-                session.interrupts.deliver()
+                if session.leaving or record is None:
+                    session.interrupts.deliver()
                 if record is None:
                     return
                 yield record
@@ -92,15 +94,21 @@ class _Session:
 
     def __init__(self, run: Run, folder: Path | None, resume: bool) -> None:
         self.run = run
-        self.saver = Saver(Path(folder)) if folder is not None else None
-        self.resume = resume
+        self.folder, self.resume = folder, resume or (folder is not None and restarted())
+        self.saver = Saver(Path(folder)) if folder is not None and run.world.leads else None
         self.interrupts = Interrupts()
+        self._agreed = False  # all processes know of a signal, and leave
         self._ready = False  # the run's state is that of the run, not what the caller gave
         self._best_changed = False
         self._saved = (-1, "")  # step and reason of the state that the newest checkpoint holds
         self._saved_at = self._looked_at = time.perf_counter()
         self._saving_seconds = 0.0  # from the copy to the disk
         self._saving_cost = 0.0  # what training lost by it
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a signal is to be delivered now: at once, but where several processes leave together."""
+        return self.interrupts.pending is not None and (self.run.world.size == 1 or self._agreed)
 
     def records(self) -> Iterator[Record]:
         run = self.run
@@ -113,7 +121,7 @@ class _Session:
 
     def stop(self) -> None:
         """The caller leaves, between two steps: keep the state, and leave the objective with the chosen weights."""
-        if self._ready:
+        if self._ready and (self.run.sharding is None or self._agreed):  # alone, a process has a piece of it
             try:
                 self.save()
             finally:
@@ -133,8 +141,11 @@ class _Session:
     def _begin(self) -> Iterator[Record]:
         run = self.run
         found = None
-        if self.resume and self.saver is not None:
-            found, warnings = self.saver.checkpoints.load()
+        if self.resume and self.folder is not None:
+            warnings: list[str] = []
+            if self.saver is not None:
+                found, warnings = self.saver.checkpoints.load()
+            found = run.world.share_snapshot(found)
             yield from (Warned(message=message) for message in warnings)
         if found is not None:
             run.restore(found)
@@ -147,8 +158,7 @@ class _Session:
         if self.resume:
             yield Warned(message="There is no checkpoint to resume from, so the run starts afresh.")
         yield account.started(run)
-        found = tune(run)
-        run.chosen, run.news = [*run.chosen, *found], []
+        run.measure(tune)
         self._ready = True
         yield from self._save(wait=True)  # a folder that cannot be written is refused before training
         yield from run.chosen
@@ -162,13 +172,21 @@ class _Session:
                 yield from self._check()
             if run.news:
                 yield from self._tell_news()
-            if time.perf_counter() - self._looked_at >= LOOK_SECONDS or self.interrupts.pending is not None:
+            if self._is_due():
                 yield from self._look()
         record, changed = run.end_epoch()
         self._best_changed |= changed
         yield record
-        if time.perf_counter() - self._saved_at >= max(EPOCH_SECONDS, self._saving_cost / SHARE):
+        if self._may_save(EPOCH_SECONDS):
             yield from self._save()
+
+    def _is_due(self) -> bool:
+        """Say whether to look up from the work now, in all processes after the same step."""
+        due = time.perf_counter() - self._looked_at >= LOOK_SECONDS
+        due, signal = self.run.world.pause(due, self.interrupts.pending)
+        if signal is not None and self.run.world.size > 1:
+            self.interrupts.pending, self._agreed = signal, True
+        return due
 
     def _tell_news(self) -> Iterator[Record]:
         """Report what was chosen on the way, and save: a resumed run begins with it."""
@@ -180,11 +198,19 @@ class _Session:
         """Report, and save if it is time."""
         yield from self._check()
         self.run.adjust_length(self._saving_seconds)
+        if self.run.pace.limit:
+            self.run.pace.restore(self.run.world.share(self.run.pace.state()))
         yield account.progress(self.run)
-        now = self._looked_at = time.perf_counter()
+        self._looked_at = time.perf_counter()
         yield from self._written()
-        if now - self._saved_at >= max(self.run.plan.checkpoint_seconds, self._saving_cost / SHARE):
+        if self._may_save(self.run.plan.checkpoint_seconds):
             yield from self._save()
+
+    def _may_save(self, seconds: float) -> bool:
+        """Say whether the last checkpoint is that old, is written, and what it costs is small beside its age."""
+        age = time.perf_counter() - self._saved_at
+        due = age >= max(seconds, self._saving_cost / SHARE) and not (self.saver is not None and self.saver.busy)
+        return bool(self.run.world.share(due))
 
     def _check(self) -> Iterator[Record]:
         try:
@@ -196,13 +222,16 @@ class _Session:
             yield Warned(message=warning)
 
     def _save(self, wait: bool = False) -> Iterator[Record]:
-        """Begin to write a checkpoint, unless the newest one holds this very state or is still being written.
+        """Begin to write a checkpoint, unless the newest one holds this very state.
 
         Args:
             wait: until this state is on disk.
         """
         run, state = self.run, (self.run.step, self.run.reason)
-        if self.saver is None or (self.saver.busy and not wait):
+        if self.saver is None:
+            if run.sharding is not None and self.folder is not None and state != self._saved:
+                run.snapshot()  # the first process writes what all of them have pieces of
+                self._saved = state
             return
         began, records = time.perf_counter(), []
         if state != self._saved:

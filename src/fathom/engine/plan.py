@@ -42,6 +42,7 @@ class Plan:
     seed: int = option(0, "of the order of rows and of everything random in a step")
     checkpoint_seconds: float = option(30.0, "between checkpoints; more where writing takes over a twentieth of it")
     evaluate_every: int = option(1, "epochs between validations; the last epoch is always validated")
+    shard: bool = option(False, "spread weights and optimiser over the processes, where they do not fit into one")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
 
     def __post_init__(self) -> None:

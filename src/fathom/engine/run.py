@@ -6,7 +6,6 @@ be a pure function of what is.
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -16,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fathom.core import config, device
+from fathom.core import config
 from fathom.core.errors import ConfigError, DataError, TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, TrainingData
-from fathom.engine import account, fingerprint, order, schedule, validate, weights
+from fathom.engine import account, distributed, fingerprint, memory, order, schedule, shard, validate, weights
 from fathom.engine.checkpoint import Snapshot
 from fathom.engine.pace import Pace
 from fathom.engine.plan import Plan
@@ -55,13 +54,26 @@ class Run:
             raise DataError("There are no training rows; give a source with at least one usable row.")
         self.objective, self.data, self.identity = objective, data, dict(identity or {})
         self.plan = plan.resolved(self.rows)
-        self.device = device.choose(plan.device)
+        if plan.accumulate > self.plan.batch_size:
+            raise ConfigError(
+                f"Option 'accumulate' was given {plan.accumulate}; a batch of {self.plan.batch_size} rows cannot be "
+                "cut into more parts than it has rows."
+            )
+        self.world = distributed.join()
+        self.world.check(self.rows, self.plan.batch_size)
+        self.device = self.world.device(plan.device)
         if plan.precision == "fp16" and self.device.type == "cpu":
             raise ConfigError("Option 'precision' was given fp16, which needs a GPU; on a CPU give bf16, fp32 or auto.")
         self.valid_rows = validate.rows_used(len(data.valid), self.rows) if data.valid is not None else 0
         self.objective.to(self.device).train()
-        self.stepper = Stepper(objective, self.plan, self.device)
-        self.random = Randomness(plan.seed, self.device)
+        self.world.spread(list(weights.weights(objective).values()))
+        self.sharding: shard.Sharding | None = None
+        if plan.shard and self.world.size > 1:
+            shard.refuse_what_cannot(objective, plan.optimizer)
+            self.sharding = shard.Sharding(objective, self.device, self.world.size)
+        self.stepper = Stepper(objective, self.plan, self.device, self.world, self.sharding)
+        stream = order.mix(plan.seed, self.world.rank) if self.world.rank else plan.seed
+        self.random = Randomness(stream, self.device)  # a process of its own varies its rows in a way of its own
         self.pace = Pace(
             order.steps_per_epoch(self.rows, self.plan.batch_size), self.plan.epochs, plan.minutes, plan.evaluate_every
         )
@@ -102,8 +114,27 @@ class Run:
         torch.set_deterministic_debug_mode("warn")
         _DETERMINISM.fill_uninitialized_memory = False
         self.stepper.set_precision(self.knobs.precision)
+        if self.sharding is not None:
+            return  # pieces are flat
         layout = torch.channels_last if self.knobs.channels_last else torch.contiguous_format
         self.objective.to(memory_format=layout)  # type: ignore[call-overload]
+
+    def measure(self, choose: Callable[[Run], list[Chose]]) -> None:
+        """Let `choose` turn the knobs and plan the length; of several processes the first one's choice counts."""
+        if self.sharding is not None:
+            return self.turn_knobs()  # a step takes all processes, and each would take another number of them
+        together, alone = self.world, distributed.World()
+        self.world = self.stepper.world = alone
+        try:
+            found = choose(self)
+        finally:
+            self.world = self.stepper.world = together
+        mine = [config.as_dict(self.knobs), config.as_dict([*self.chosen, *found]), self.pace.state()]
+        knobs, chosen, pace = together.share(mine)
+        self.knobs, self.chosen = config.build(Knobs, knobs), [Chose(**each) for each in chosen]
+        self.news = []
+        self.pace.restore(pace)
+        return self.turn_knobs()
 
     def leave(self) -> None:
         """Give back what belongs to the process."""
@@ -111,6 +142,10 @@ class Run:
         torch.set_deterministic_debug_mode(self._exact_before[0])
         _DETERMINISM.fill_uninitialized_memory = self._exact_before[1]
         self.stepper.clear()
+        if self.sharding is not None:
+            if self.reason:
+                self.sharding.gather()
+            return
         self.objective.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def batches(self) -> tuple[Tensor, ...]:
@@ -125,51 +160,22 @@ class Run:
             TrainingError: memory ran out at a single row.
         """
         step = self.step
-        self.random.at_step(step)
+        self._draw(step)
         progress = self.pace.progress(step)
         rate = self.plan.learning_rate * schedule.factor(progress, self.plan.schedule, self.plan.warmup)
-        while not self._fits(lambda: self.stepper(step, progress, rate, self._gather(index))):
+        while not memory.fits(lambda: self.stepper(step, progress, rate, self._gather(index))):
             self.stepper.undo()
-            self._take_less(len(index))
-            self.random.at_step(step)
+            memory.take_less(self, len(index) // self.world.size)
+            self._draw(step)
         self.step += 1
         self.batch += 1
         self.epoch_rows += len(index)
 
-    def _fits(self, work: Callable[[], None]) -> bool:
-        """Do the work; return whether there was memory enough for it."""
-        try:
-            work()
-        except (RuntimeError, MemoryError) as error:
-            short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-            if not short:
-                raise
-            return False
-        return True
-
-    def _take_less(self, rows: int) -> None:
-        """Work from now on through twice as many parts of a batch, so that fewer rows are in memory at once.
-
-        Raises:
-            TrainingError: a part is one row already.
-        """
-        parts = self.knobs.accumulate
-        if parts >= rows:
-            raise TrainingError(
-                f"Memory ran out at a single row of a batch of {rows} rows; a smaller model or shorter inputs may fit."
-            )
-        self.knobs = replace(self.knobs, accumulate=min(2 * parts, rows))
-        why = f"memory ran out at {-(-rows // parts)} rows; the batch still has {rows}, but batch norm sees each part"
-        self.chosen = [c for c in self.chosen if c.what != "accumulate"]
-        self.chosen.append(Chose(what="accumulate", value=str(self.knobs.accumulate), why=f"{why} alone"))
-        self.news.append(self.chosen[-1])
-        self._free()
-
-    def _free(self) -> None:
-        """Give back the memory of what was broken off."""
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _draw(self, step: int) -> None:
+        """Seed what is random in a step."""
+        self.random.at_step(step)
+        if self.world.size > 1:
+            self.world.reseed(self.plan.seed, step)
 
     def begin(self) -> None:
         """Start the clock by which the speed of steps is told, before the first step of a session."""
@@ -243,14 +249,16 @@ class Run:
             self.random.at_step(VALIDATION)
             valid, precision = self.data.valid, self.stepper.autocast
             assert valid is not None
-            found.update(validate.evaluate(self.objective, valid, wanted, rows, self._move, precision))
+            found.update(validate.evaluate(self.objective, valid, wanted, rows, self._move, precision, self.world))
+            if self.sharding is not None:
+                self.sharding.rest()
 
-        while not self._fits(judge):
+        while not memory.fits(judge):
             if rows == 1:
                 raise TrainingError("Memory ran out at a single validation row; a smaller model or inputs may fit.")
             rows = -(-rows // 2)
             self.knobs = replace(self.knobs, judged=rows)
-            self._free()
+            memory.free(self.device)
         return found
 
     def end_epoch(self) -> tuple[Epoch, bool]:
@@ -298,8 +306,9 @@ class Run:
         return "last"
 
     def snapshot(self) -> Snapshot:
-        """Return the whole state; its tensors are the live ones."""
+        """Return the whole state; its tensors are the live ones (where they are spread, all processes take part)."""
         tensors = {f"weight/{name}": t for name, t in weights.weights(self.objective).items()}
+        tensors |= self.stepper.tensors()
         values = {
             "plan": config.as_dict(self.plan),
             "identity": self.identity,
@@ -318,7 +327,9 @@ class Run:
             "random": self.random.state(),
             "stepper": self.stepper.state(),
         }
-        return Snapshot(tensors | self.stepper.tensors(), values, self.best)
+        if self.sharding is not None:
+            return Snapshot(shard.whole(tensors), values, shard.whole(self.best))
+        return Snapshot(tensors, values, self.best)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take back what `snapshot` returned.
@@ -361,8 +372,9 @@ class Run:
 
     def _gather(self, index: Tensor) -> list[Batch]:
         """Return the micro-batches of a batch, on the device, varied."""
+        parts = min(self.knobs.accumulate, len(index) // self.world.size)  # as many in each process
+        index = self.world.share_of(index)
         pieces = (index,)
-        parts = min(self.knobs.accumulate, len(index))
         if parts > 1:
             pieces = index.split(order.sizes(len(index), parts))  # type: ignore[assignment]
         found = [self._move(self.data.train.gather(piece)) for piece in pieces]

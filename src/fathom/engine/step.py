@@ -19,9 +19,13 @@ from torch.optim import Optimizer
 from fathom.core.errors import TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, Loss, Phase
-from fathom.engine import optim
+from fathom.engine import memory, optim
+from fathom.engine.distributed import SharedSums, World
+from fathom.engine.gradient import Sums
 from fathom.engine.plan import Plan
-from fathom.engine.weights import MovingAverage, Trailing
+from fathom.engine.randomness import generators
+from fathom.engine.shard import Sharding, whole_of
+from fathom.engine.weights import MovingAverage, Trailing, put
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TROUBLE_LIMIT = 10  # steps in a row that could not be applied before the run is given up
@@ -72,8 +76,16 @@ class Turn:
 class Stepper:
     """Applies training steps to an objective."""
 
-    def __init__(self, objective: Objective, plan: Plan, device: torch.device) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        plan: Plan,
+        device: torch.device,
+        world: World | None = None,
+        sharding: Sharding | None = None,
+    ) -> None:
         self.objective, self.plan, self.device = objective, plan, device
+        self.world, self.sharding = world or World(), sharding
         phases = objective.phases()
         self.turns = [Turn(phase, plan, device, objective, len(phases) == 1) for phase in phases]
         self.average = MovingAverage(objective, plan.average) if plan.average else None
@@ -81,7 +93,11 @@ class Stepper:
         self.trailing = Trailing(averages) if averages else None
         self.meter = Meter()
         self._sums = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-        self.immediate = device.type == "cpu" or not all(g.get("fused") for turn in self.turns for g, _ in turn.groups)
+        self.immediate = (
+            self.world.size > 1
+            or device.type == "cpu"
+            or not all(g.get("fused") for turn in self.turns for g, _ in turn.groups)
+        )
         self._done = 0  # phases of a step that was broken off which are not to be taken again
         self._told: dict[str, list[Any]] | None = None  # the meter's sums before the present phase
         self.trouble = ""  # why the last step was not applied
@@ -91,6 +107,8 @@ class Stepper:
         self.autocast: AbstractContextManager[Any] = nullcontext()
         self.precision = "fp32"
         slots = [(m._buffers, k) for m in objective.modules() for k, b in m._buffers.items() if b is not None]
+        self._all_slots = slots
+        self._generators = generators(device)
         self._slots = slots if sum(_tensor(slot).numel() for slot in slots) <= PROTECTED else []
         self._spare = [_tensor(slot).detach().clone() for slot in self._slots]
 
@@ -118,43 +136,106 @@ class Stepper:
                 self._turn(turn, step, progress, rate, parts)
             self._done = number + 1
         self._done, self._told = 0, None
+        if self.world.size > 1:
+            self.world.spread([_tensor(slot) for slot in self._all_slots])
         if self.average is not None:
             self.average.update(step)
         if self.trailing is not None:
             self.trailing.update(progress)
 
     def _turn(self, turn: Turn, step: int, progress: float, rate: float, parts: Sequence[Batch]) -> None:
-        for p in turn.parameters:
-            p.grad = None
-        weight: Any = None
+        take = self._climb if turn.phase.climb else self._gradient
+        finite = take(turn, step, parts)
+        if finite is False:
+            return self._refuse(turn)
+        for group, factor in turn.groups:
+            group["lr"] = rate * factor if progress >= group["from"] else 0.0
+        return self._apply(turn, step, [p.grad for p in turn.parameters if p.grad is not None], finite)
+
+    def _gradient(self, turn: Turn, step: int, parts: Sequence[Batch], noted: bool = True) -> Any:
+        """Leave the gradient of the parts together in the parameters; return whether their loss is finite."""
+        scale = self.scale if self.precision == "fp16" else 1.0
+        if self.world.size > 1:
+            return self._gradient_of_all(turn, step, parts, noted, scale)
+        sums = Sums(turn.parameters, turn.inputs, turn.phase.name, scale, len(parts) == 1)
         finite: Any = True
         for batch in parts:
             loss = self._losses(batch, turn.phase.name)
-            finite = self._note(turn, loss, step)
-            if finite is False:
-                return self._refuse(turn)
-            value = loss.total
-            if len(parts) > 1:
-                value = value * loss.weight
-                weight = loss.weight if weight is None else weight + loss.weight
-            if self.precision == "fp16":
-                value = value * self.scale
-            value.backward(inputs=turn.inputs)
-        grads = [p.grad for p in turn.parameters if p.grad is not None]
-        if not grads:
-            raise TrainingError(f"No weight has a gradient in phase '{turn.phase.name}': its loss depends on none.")
-        if weight is not None:
-            torch._foreach_div_(grads, weight)
-        if self.precision == "fp16":
-            torch._foreach_mul_(grads, 1 / self.scale)
-        for group, factor in turn.groups:
-            group["lr"] = rate * factor if progress >= group["from"] else 0.0
-        return self._apply(turn, step, grads, finite)
+            found = self._note(turn, loss, step, noted)
+            if found is False:
+                return False
+            finite = finite & found
+            sums.add(loss)
+        sums.finish()
+        return finite
+
+    def _gradient_of_all(self, turn: Turn, step: int, parts: Sequence[Batch], noted: bool, scale: float) -> bool:
+        """The same for the parts of all processes. What one of them meets, all of them answer alike."""
+        spread, outside = self.sharding is not None, self.meter
+        sums = SharedSums(turn.parameters, turn.inputs, turn.phase.name, scale, self.world, spread)
+        finite, short, self.meter = True, False, Meter()
+        try:
+            for number, batch in enumerate(parts):
+                if self.sharding is not None:
+                    self.sharding.part(number + 1 == len(parts))
+                loss = self._losses(batch, turn.phase.name)
+                finite = bool(self._note(turn, loss, step, noted)) and finite
+                if finite or spread:  # the others wait for this process's pieces
+                    sums.add(loss)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            short = True
+        finally:
+            mine, self.meter = self.meter, outside
+        bad, short = self.world.agree(not finite, short)
+        if short:
+            raise MemoryError
+        if bad:
+            self.trouble = self.trouble or f"the loss of another process is not finite at step {step + 1}"
+            return False
+        sums.finish()
+        found = self.world.total([value for entry in mine.state().values() for value in entry])
+        for name, total, weight in zip(mine.sums, found[::2], found[1::2], strict=True):
+            self.meter.add(name, total / max(weight, 1e-12), weight)
+        return True
+
+    def _climb(self, turn: Turn, step: int, parts: Sequence[Batch]) -> Any:
+        """Leave the gradient at the place `climb` up the gradient; the weights, and buffers, are those of before.
+
+        Source: Foret, Kleiner, Mobahi, Neyshabur, Sharpness-Aware Minimization for Efficiently Improving
+        Generalization, 2021, algorithm 1.
+        """
+        drawn = [generator.get_state() for generator in self._generators]
+        first = self._gradient(turn, step, parts)
+        if first is False:
+            return False
+        moved: list[Tensor] = [p for p in turn.parameters if p.grad is not None]
+        grads = [p.grad for p in moved if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if self.immediate and not math.isfinite(norm.item()):
+            self.trouble = f"the gradient of phase '{turn.phase.name}' is not finite at step {step + 1}"
+            return False
+        here = [p.detach().clone() for p in moved]
+        buffers = [_tensor(slot).detach().clone() for slot in self._all_slots]
+        for generator, state in zip(self._generators, drawn, strict=True):
+            generator.set_state(state)
+        try:
+            with torch.no_grad():
+                torch._foreach_mul_(grads, turn.phase.climb / (norm + 1e-12))
+                torch._foreach_add_(moved, grads)
+            second = self._gradient(turn, step, parts, noted=False)
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(moved, here)
+                for slot, buffer in zip(self._all_slots, buffers, strict=True):
+                    _tensor(slot).copy_(buffer)
+        return second if second is False else first & second & torch.isfinite(norm)
 
     def _apply(self, turn: Turn, step: int, grads: list[Tensor], finite: Any) -> None:
         """Clip and move the weights, unless the gradient is not finite."""
         clip = self.plan.clip
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norm = whole_of(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
         if not self.immediate:
             bad = ~(torch.isfinite(norm) & finite)
             if clip:
@@ -186,10 +267,12 @@ class Stepper:
         with self.autocast:
             return self.objective.losses(batch, phase)
 
-    def _note(self, turn: Turn, loss: Loss, step: int) -> Any:
+    def _note(self, turn: Turn, loss: Loss, step: int, noted: bool = True) -> Any:
         """Add the loss to the epoch's means; return whether it is finite (a tensor where asking would wait)."""
         total, weight, values = loss.total.detach(), loss.weight, loss.parts
         if not self.immediate:
+            if not noted:
+                return torch.isfinite(total)
             self.meter.add(turn.label, total.to(self._sums), weight)
             for name, part in values.items():
                 self.meter.add(turn.prefix + name, part.detach().to(self._sums), weight)
@@ -200,6 +283,8 @@ class Stepper:
             what = f"loss part '{named[0]}'" if named else "the loss"
             self.trouble = f"{what} is {number} at step {step + 1}"
             return False
+        if not noted:
+            return True
         self.meter.add(turn.label, number, weight)
         for name, part in values.items():
             self.meter.add(turn.prefix + name, part.item(), weight)
@@ -268,7 +353,7 @@ class Stepper:
                 where, _, key = rest.rpartition("/")
                 found.setdefault(where, {})[key] = value
             elif room == "average" and self.average is not None:
-                self.average.values[rest].copy_(value)
+                put(self.average.values[rest], value)
         for turn in self.turns:
             for optimizer in turn.optimizers:
                 optimizer.state.clear()
@@ -276,7 +361,7 @@ class Stepper:
             for key, value in found.get(where, {}).items():
                 # The layout must be the weight's own: fused kernels walk both as flat memory.
                 like = torch.empty_like(p, dtype=value.dtype) if value.shape == p.shape else torch.empty_like(value)
-                kept = like.copy_(value)
+                kept = put(like, value)
                 optimizer.state[p][key] = kept.to(p.device) if fused or value.shape == p.shape else kept.cpu()
         self.meter.sums = {name: list(entry) for name, entry in state["meter"].items()}
         self.streak, self.skipped = state["streak"], state["skipped"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, Store
+from fathom.engine import order
+from fathom.engine.distributed import World
 
 LEAST_ROWS = 10_000  # a validation set this small is always used whole
 
@@ -27,6 +29,7 @@ def evaluate(
     batch_size: int,
     move: Callable[[Batch], Batch],
     precision: AbstractContextManager[Any],
+    world: World,
 ) -> dict[str, float]:
     """Return the objective's summary of the means of its metrics over `rows` rows, evenly spread through the store."""
     count = len(store)
@@ -34,12 +37,23 @@ def evaluate(
     sums: dict[str, torch.Tensor] = {}
     objective.eval()
     try:
-        for chosen in index.split(batch_size):
+        for chosen in _pieces(index, batch_size, world):
             with precision:
-                found = objective.metrics(move(store.gather(chosen)))
+                found = objective.metrics(move(store.gather(chosen if len(chosen) else index[:1])))
             for name, values in found.items():
+                values = values[: len(chosen)]
                 total = values.double().sum() if values.device.type != "mps" else values.sum()
                 sums[name] = sums[name] + total if name in sums else total
     finally:
         objective.train()
-    return objective.summary({name: total.item() / rows for name, total in sums.items()})
+    totals = world.total([total.item() for total in sums.values()])
+    return objective.summary({name: total / rows for name, total in zip(sums, totals, strict=True)})
+
+
+def _pieces(index: torch.Tensor, batch_size: int, world: World) -> Iterable[torch.Tensor]:
+    """Return this process's rows, so many at once; as many pieces in each process, of which the last may be empty."""
+    if world.size == 1:
+        return index.split(batch_size)
+    count = -(-len(index) // (world.size * batch_size))
+    mine = world.share_of(index)
+    return mine.split(order.sizes(len(mine), count))

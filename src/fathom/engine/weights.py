@@ -31,7 +31,19 @@ def copy(source: Mapping[str, Tensor]) -> Weights:
 def assign(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
     """Copy values of the same names into live tensors, in place."""
     for name, tensor in source.items():
-        target[name].copy_(tensor)
+        put(target[name], tensor)
+
+
+@torch.no_grad()
+def put(target: Tensor, source: Tensor) -> Tensor:
+    """Copy a tensor into another, which may be spread over several processes while the first is whole."""
+    if hasattr(target, "device_mesh") and not hasattr(source, "device_mesh"):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(target, DTensor)
+        mesh, places = target.device_mesh, target.placements
+        source = distribute_tensor(source.to(target.device), mesh, places, src_data_rank=None)
+    return target.copy_(source)
 
 
 class MovingAverage:
