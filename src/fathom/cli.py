@@ -15,7 +15,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import fathom
-from fathom.core.errors import FathomError
+from fathom.core.device import leads
+from fathom.core.errors import FathomError, TrainingError
 
 app = typer.Typer(
     add_completion=False,
@@ -242,7 +243,10 @@ def main() -> NoReturn:
     try:
         app()
     except FathomError as error:
-        _note(f"error: {error}")
+        if leads():
+            _note(f"error: {error}")
+        elif isinstance(error, TrainingError):  # the other errors are the same in all processes
+            print(f"error of a process: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()
@@ -267,11 +271,14 @@ def _default_folder(source: str | None, config: Path | None) -> Path:
 
 
 def _answer(value: Any) -> None:
+    if not leads():
+        return
     print(value if isinstance(value, str) else jsonlib.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
 def _note(text: str) -> None:
-    print(text, file=sys.stderr)
+    if leads():
+        print(text, file=sys.stderr)
 
 
 def _short(number: int) -> str:

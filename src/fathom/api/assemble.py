@@ -80,6 +80,7 @@ def assemble(
             proposed["objective"] = {k: v for k, v in proposed.get("objective", {}).items() if k in known}
         settings = settings.over(proposed)
     plan = build(Plan, settings.of("engine"), "engine")
+    plan = replace(plan, batch_size=min(plan.batch_size, spec.rows)) if spec.rows else plan
     augment_config = build(AugmentConfig, settings.of("augment"), "augment")
     with torch.random.fork_rng():  # the caller's random numbers are the caller's
         torch.manual_seed(plan.seed)

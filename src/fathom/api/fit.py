@@ -19,6 +19,7 @@ from fathom.api.progress import say, watch
 from fathom.api.transfer import origin
 from fathom.artifact import check_room
 from fathom.core.config import build, read_toml, to_toml
+from fathom.core.device import leads
 from fathom.core.errors import ArtifactError, ConfigError
 from fathom.core.files import write_text
 from fathom.core.types import TrainingData
@@ -74,6 +75,7 @@ def fit(
     """
     if out is not None:
         check_room(out)
+    progress = progress and leads()
     tell = say if progress else _silent
     if isinstance(model, str) and is_own(model):
         model = from_file(model)
@@ -97,6 +99,7 @@ def fit(
     if source is None or (isinstance(source, str) and not source):
         raise ConfigError("There is nothing to learn from: give a source, or --config with data.source in it.")
 
+    asked = settings.of("engine").get("batch_size", 0)
     seed = build(Plan, settings.of("engine"), "engine").seed
     begun = origin(settings)
     if begun is not None:
@@ -104,6 +107,7 @@ def fit(
     use = use_of_targets(settings, objective)
     settings = settings.over({"prepare": preparing(settings, objective)})
     material = prepare(source, test, settings, seed, begun.vocabulary if begun else None, use)
+    _check_batch(asked, len(material.train.prepared.rows))
     for line in material.told():
         tell(line)
     assembled = assemble(material.preprocess.spec, settings, model, objective, material.settings, begun)
@@ -115,9 +119,18 @@ def fit(
     adapter = begun.settled(assembled.objective.model) if begun else b""
     trained = conclude(material, replace(assembled, settings=settings), finished, os.fspath(out) if out else "MODEL")
     trained.adapter = adapter
-    if out is not None:
+    if out is not None and leads():
         trained.save(out)
     return trained
+
+
+def _check_batch(asked: Any, rows: int) -> None:
+    """Refuse a batch larger than the data; what a recipe proposes is made smaller instead."""
+    if isinstance(asked, int) and asked > rows:
+        raise ConfigError(
+            f"Option 'engine.batch_size' was given {asked:,}; there are {rows:,} training rows. Give at most as many, "
+            "or leave it out."
+        )
 
 
 def _train(
@@ -143,8 +156,12 @@ def _train(
         "threads": finished.threads,
         "precision": finished.precision,
         "channels_last": "yes" if finished.channels_last else "no",
+        "accumulate": finished.accumulate,
     }
-    return Settings(groups | {"engine": groups["engine"] | measured}), finished
+    complete = groups | {"engine": groups["engine"] | measured}
+    if not leads():  # the first process measures the model, and compares it
+        complete |= {"evaluate": groups["evaluate"] | {"baselines": False}}
+    return Settings(complete), finished
 
 
 def _identity(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
