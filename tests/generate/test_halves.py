@@ -31,17 +31,63 @@ def model(request) -> torch.nn.Module:
     return network
 
 
-def written(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, worth: float, **options: float) -> list:
+def written(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, worth: float, patience: int = 0, **options: float
+) -> list:
     monkeypatch.setattr(halves, "WORTH", worth)
+    monkeypatch.setattr(halves, "PATIENCE", patience)
     return write(model, PROMPTS, SCRIPT, Settings(tokens=60, **options))
 
 
 def test_greedy_tokens_are_those_of_the_full_weights(model, monkeypatch):
-    used = []
+    used = counted(monkeypatch)
+    wanted = written(model, monkeypatch, 1e12)
+    assert not used
+    for again in range(2):
+        assert written(model, monkeypatch, 0) == wanted
+        # Once to measure, and each token but the first, and at first the second, with which halves are made.
+        assert len(used) == 59 + again
+        used.clear()
+
+
+def test_halves_are_made_once_so_many_tokens_were_written(model, monkeypatch):
+    used = counted(monkeypatch)
+    wanted = written(model, monkeypatch, 1e12)
+    assert written(model, monkeypatch, 0, patience=60) == wanted
+    assert not used
+    assert halves._known(model) is None
+    assert written(model, monkeypatch, 0, patience=40) == wanted
+    assert len(used) == 19  # of 59 tokens behind the first, 40 by the full weights, and one with which halves are made
+    used.clear()
+    assert written(model, monkeypatch, 0, patience=40) == wanted
+    assert len(used) == 60  # they are there already
+
+
+def test_only_the_rows_that_are_close_are_read_again(model, monkeypatch):
+    """However wide the margin: one row is decided by the full weights alone, while the others go on by halves."""
+    found, reread = [], halves.Checked._reread
+
+    def watched(self, rows, scores):
+        before = scores.clone()
+        after = reread(self, rows, scores)
+        others = [row for row in range(len(scores)) if row not in rows.tolist()]
+        assert torch.equal(after[others], before[others])
+        found.append(len(others))
+        return after
+
+    monkeypatch.setattr(halves.Checked, "_reread", watched)
+    monkeypatch.setattr(halves, "SAFETY", 60.0)
+    wanted = written(model, monkeypatch, 1e12)
+    assert written(model, monkeypatch, 0) == wanted
+    assert 0 < sum(found) < len(PROMPTS) * len(found)  # some rows, and not all, were left to halves
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with each step that halves make."""
+    used: list[int] = []
     halved = halves.Checked._halved
     monkeypatch.setattr(halves.Checked, "_halved", lambda self, tokens: used.append(1) or halved(self, tokens))
-    assert written(model, monkeypatch, 0) == written(model, monkeypatch, 1e12)
-    assert len(used) == 60  # once to measure, and each token but the first
+    return used
 
 
 def test_close_calls_are_decided_by_the_full_weights(model, monkeypatch):

@@ -70,6 +70,30 @@ def test_reordered_rows_go_on_where_they_were(name: str, options: dict[str, obje
         torch.testing.assert_close(found[place], alone, rtol=0, atol=1e-5)
 
 
+@each_model
+@torch.no_grad()
+def test_a_part_is_read_again_apart(name: str, options: dict[str, object]) -> None:
+    """What stood wrong of some rows is read again from where it began; the others are left alone."""
+    model = network(name, options)
+    tokens, then = torch.randint(5, 50, (3, 6)), torch.randint(5, 50, (3, 2))
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    mask[2, :3] = False
+    right, wrong = (model.cache(3, 12) for _ in range(2))
+    for cache in (right, wrong):
+        model.extend(tokens, cache, mask)
+    wanted = model.extend(then, right)
+    mistaken = then.clone()
+    mistaken[[0, 2]] += 1
+    before = model.extend(mistaken, wrong)
+    assert not torch.allclose(before[0], wanted[0])
+    rows = torch.tensor([2, 0])
+    part = wrong.part(rows, 6)
+    torch.testing.assert_close(model.extend(then[rows], part), wanted[rows], rtol=0, atol=1e-5)
+    wrong.take(rows, part, 2)
+    last = torch.randint(5, 50, (3, 1))
+    torch.testing.assert_close(model.extend(last, wrong), model.extend(last, right), rtol=0, atol=1e-5)
+
+
 @torch.no_grad()
 def test_room_is_made_once_and_has_an_end() -> None:
     model = network("llama", {})

@@ -13,6 +13,7 @@ A family's file in `models/` that can take published weights holds, beside what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -61,16 +62,19 @@ def translate(tensors: Mapping[str, Tensor], table: Iterable[Match]) -> Translat
     """
     lines = list(table)
     prefix = _prefix(tensors, lines)
-    found, used = {}, set()
+    found, used = list[tuple[str, list[str], Match]](), set[str]()
     for line in lines:
         for leaf in ("", *(f".{leaf}" for leaf in LEAVES)):
             names = [prefix + name + leaf for name in line.theirs]
             if not all(name in tensors for name in names):
                 names = [name + leaf for name in line.theirs]  # heads stand beside what has the prefix
             if names and all(name in tensors for name in names):
-                found[line.ours + leaf] = _joined([tensors[name] for name in names], line)
+                found.append((line.ours + leaf, names, line))
                 used.update(names)
-    return Translated(found, tuple(name for name in tensors if name not in used))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # reading may be work, where weights are quantised
+        made = pool.map(lambda each: _joined([tensors[name] for name in each[1]], each[2]), found)
+        translated = {ours: tensor for (ours, _, _), tensor in zip(found, made, strict=True)}
+    return Translated(translated, tuple(name for name in tensors if name not in used))
 
 
 def _joined(parts: list[Tensor], line: Match) -> Tensor:

@@ -83,6 +83,25 @@ class Cache:
         values[:, :, start : self.length] = value
         return keys[:, :, : self.length], values[:, :, : self.length]
 
+    def part(self, rows: Tensor, length: int) -> Cache:
+        """Return a cache of its own with the first `length` tokens of the sequences `rows` [N]; see `take`."""
+        part = Cache(len(self._keys), len(rows), self.room)
+        part.length = length
+        part._keys, part._values = (
+            [None if tensor is None else tensor.index_select(0, rows) for tensor in kept]
+            for kept in (self._keys, self._values)
+        )
+        part._real = None if self._real is None else self._real.index_select(0, rows)
+        return part
+
+    def take(self, rows: Tensor, part: Cache, count: int) -> None:
+        """Put the last `count` tokens of a part in the place of those that are kept of the sequences `rows` [N]."""
+        places = slice(part.length - count, part.length)
+        for kept, others in ((self._keys, part._keys), (self._values, part._values)):
+            for tensor, other in zip(kept, others, strict=True):
+                if tensor is not None and other is not None:
+                    tensor[:, :, places].index_copy_(0, rows, other[:, :, places])
+
     def reorder(self, rows: Tensor) -> None:
         """Go on with the sequences `rows` [N] of those held: in another order, some more than once, some not at all."""
         same = len(rows) == self.rows

@@ -29,8 +29,9 @@ from fathom.pretrained._gguf_tokenizer import special_tokens, tokenizer
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SIZES = {form: struct.calcsize(f"<{form}") for form in SCALARS.values()}
 STRING, ARRAY = 8, 9
-MOST_AT_ONCE = 1 << 22  # numbers, so that little more than the tensor itself is held
+MOST_AT_ONCE = 1 << 16  # numbers, so that what stands between stays in the processor's cache
 MOST_SETTINGS, MOST_TENSORS, MOST_STRINGS, MOST_DIMENSIONS = 10_000, 100_000, 2_000_000, 4
 WHOLE = {  # of the whole network, llama.cpp's names and transformers'
     "token_embd.weight": "model.embed_tokens.weight",
@@ -154,7 +155,7 @@ class _Cursor:
     """Reads one thing after another, and never beyond the end of the file."""
 
     def __init__(self, path: Path, file: np.ndarray[Any, Any]) -> None:
-        self.path, self.file, self.place = path, file, 0
+        self.path, self.file, self.place = path, memoryview(file), 0
 
     def take(self, size: int) -> bytes:
         if size > len(self.file) - self.place:
@@ -163,7 +164,7 @@ class _Cursor:
         return self.file[self.place - size : self.place].tobytes()
 
     def number(self, form: str) -> Any:
-        return struct.unpack(f"<{form}", self.take(struct.calcsize(form)))[0]
+        return struct.unpack(f"<{form}", self.take(SIZES[form]))[0]
 
     def count(self, most: int, what: str) -> int:
         given = int(self.number("Q"))
@@ -191,7 +192,7 @@ class _Cursor:
         if inner not in SCALARS:
             raise self.damaged(f"it has a list of the unknown type {inner}")
         form, length = SCALARS[inner], int(self.number("Q"))
-        return np.frombuffer(self.take(length * struct.calcsize(form)), dtype=np.dtype(f"<{form}")).tolist()
+        return np.frombuffer(self.take(length * SIZES[form]), dtype=np.dtype(f"<{form}")).tolist()
 
     def damaged(self, why: str) -> ArtifactError:
         return ArtifactError(f"'{self.path}' is damaged: {why}.")
