@@ -198,14 +198,73 @@ def translate(
     file: Annotated[Path | None, typer.Option(help="A text on each line.")] = None,
     beams: Annotated[int | None, typer.Option(help="Translations kept side by side, the best is taken.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Above 1 favours longer ones, below 1 shorter.")] = None,
+    attention: Annotated[bool, typer.Option("--attention", help="Tell what each word was written from.")] = False,
     json: AsJson = False,
 ) -> None:
     """Translate texts with the model in FOLDER: one line each."""
     from fathom.api.generate import prompts
 
     lines = [line for given in prompts(text or [], file, sys.stdin) for line in given.splitlines()]
-    found = fathom.load(folder).translate(lines, beams=beams, length_penalty=length_penalty)
-    _answer([{"text": a, "translation": b} for a, b in zip(lines, found, strict=True)] if json else "\n".join(found))
+    trained = fathom.load(folder)
+    found = trained.translate(lines, beams=beams, length_penalty=length_penalty)
+    rows: list[dict[str, Any]] = [{"text": a, "translation": b} for a, b in zip(lines, found, strict=True)]
+    if attention:
+        for row in rows:
+            words = trained.looked_at(row["text"], row["translation"])
+            row["words"] = [{"word": word, "from": source, "weight": weight} for word, source, weight in words]
+    if json:
+        _answer(rows)
+        return
+    for row in rows:
+        print(row["translation"])
+        for each in row.get("words", ()):
+            print(f"  {each['word']} ← {each['from']} ({each['weight']:.2f})")
+
+
+@app.command()
+def embed(
+    folder: Folder,
+    source: Source,
+    out: Annotated[Path | None, typer.Option(help="Write the vectors here: .npy, .csv, .parquet or .jsonl.")] = None,
+    caption: Annotated[
+        list[str] | None, typer.Option(help="Of a model of captions: tell which of several fits each image instead.")
+    ] = None,
+    recall: Annotated[
+        str | None, typer.Option(help="Tell instead how often the nearest row has the same value in this column.")
+    ] = None,
+    model: Own = None,
+    json: AsJson = False,
+) -> None:
+    """Give every row of SOURCE a vector by the model in FOLDER: alike rows lie near one another."""
+    from fathom.api import embed as embedding
+    from fathom.api.look import as_csv
+
+    trained = fathom.load(folder, model=model)
+    if recall is not None:
+        _answer(embedding.recalled(trained, source, recall))
+        return
+    found = trained.match(source, caption) if caption else trained.embed(source)
+    if out is not None:
+        embedding.write(found, out)
+        _note(f"{len(found):,} rows in {out}")
+    if json:
+        _answer(found.to_dicts())
+    elif out is None:
+        sys.stdout.write(as_csv(found))
+
+
+@app.command()
+def nearest(
+    folder: Folder,
+    words: Annotated[list[str], typer.Argument(help="Words whose directions are added up.")],
+    minus: Annotated[list[str] | None, typer.Option(help="A word whose direction is taken away.")] = None,
+    count: Annotated[int, typer.Option(help="How many words to tell.")] = 10,
+    json: AsJson = False,
+) -> None:
+    """Tell which words are used most like WORDS, by the model in FOLDER, with the cosine of their vectors."""
+    found = fathom.load(folder).nearest(*words, minus=minus or (), count=count)
+    rows = [{"word": word, "cosine": cosine} for word, cosine in found]
+    _answer(rows if json else "\n".join(f"{cosine:.3f}  {word}" for word, cosine in found))
 
 
 @app.command()

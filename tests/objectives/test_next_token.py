@@ -92,13 +92,14 @@ def test_packed_texts_do_not_see_one_another(family, options):
     assert set(moved) <= own[0]  # no gradient to tokens that only the other text holds
 
 
-def test_packed_and_padded_give_the_same_loss_and_gradients(monkeypatch):
+@pytest.mark.parametrize("family", [gpt, llama])
+def test_packed_and_padded_give_the_same_loss_and_gradients(family, monkeypatch):
     found = []
     for packs in (True, False):
-        objective = task(experts=2)
+        objective = task(family, experts=2)
         if not packs:
-            monkeypatch.setattr("fathom.models.gpt.Packing.of", lambda real: None)
-        loss = objective.train().losses({"text:text": texts()})
+            monkeypatch.setattr(f"{family.__name__}.Packing.of", lambda real: None)
+        loss = objective.train().losses({"text:text": texts([3, 9, 7, 5])})
         loss.total.backward()
         found.append([loss.total, *(p.grad for p in objective.parameters())])
     for packed, padded in zip(*found, strict=True):

@@ -129,6 +129,22 @@ def test_what_is_predicted_is_written_token_by_token(family):
             assert (found[row, len(written) :] == PAD).all()
 
 
+@pytest.mark.parametrize("family", [t5, transformer])
+def test_the_weights_told_of_attention_are_those_it_gathers_by(family):
+    objective, given = task(family).eval(), batch()
+    parts = [m for m in objective.model.modules() if getattr(m, "project_memory", None) is not None]
+    seen = []
+    for part in parts:
+        part.register_forward_pre_hook(lambda part, values: seen.append((part.weights(*values), values[2])))
+        part.register_forward_hook(lambda part, values, found: seen.append(found))
+    with torch.no_grad():
+        objective.losses(given)
+        (weights, value), found = seen
+        again = part.project_out((weights @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-6)
+    assert (weights[1, :, :, 4:] == 0).all()  # the second text has four tokens
+
+
 def test_data_and_models_that_do_not_fit_are_refused_by_what_is_missing():
     assert translate.accepts(SPEC) is None
     label = Field(name="label", kind="category", classes=("a", "b"), counts=(1, 1))
@@ -177,7 +193,7 @@ def test_a_trained_translator_translates(tmp_path, capsys):
     options = {
         "model": {"width": 32, "depth": 1, "num_heads": 2, "dropout": 0.0, "token_dropout": 0.0},
         "engine": {"batch_size": 32, "learning_rate": 5e-3, "threads": 1, "precision": "fp32", "average": 0.0},
-        "prepare": {"vocabulary": 300},
+        "prepare": {"vocabulary": 400},
     }
     trained = fathom.fit(
         frame, "german", objective="translate", model="transformer", epochs=30, config=options, out=tmp_path / "out"
@@ -190,6 +206,10 @@ def test_a_trained_translator_translates(tmp_path, capsys):
     assert found == trained.translate(texts) and loaded.translate(texts[0]) == found[0]
     words = [(a, b) for x, y in zip(found, right, strict=True) for a, b in zip(x.split(), y.split(), strict=False)]
     assert np.mean([a == b for a, b in words]) > 0.7
+    looked = loaded.looked_at(texts[0], right[0])
+    assert [word for word, _, _ in looked] == right[0].split()
+    assert {source for _, source, _ in looked} <= set(texts[0].split())
+    assert all(0 < weight <= 1 for *_, weight in looked)
     predicted = loaded.predict(pl.DataFrame({"english": texts}))
     assert predicted["prediction"].to_list() == found
     assert set(loaded.metrics["measures"]) >= {"loss", "perplexity"}
@@ -211,4 +231,5 @@ def test_bleu_is_that_of_sacrebleu():
     told = bleu(found, truth)
     assert told["bleu"]["value"] == sacrebleu.corpus_bleu(found, [truth]).score
     assert told["chrf"]["value"] == sacrebleu.corpus_chrf(found, [truth]).score
+    assert json.loads(json.dumps(told)) == told
     assert told["bleu"]["low"] <= told["bleu"]["value"] <= told["bleu"]["high"]

@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from fathom.api.own import from_file
 from fathom.api.progress import say
 from fathom.api.summary import describe_model
 from fathom.api.transfer import ADAPTER
-from fathom.api.translate import judged, translated, translates, translations
+from fathom.api.translate import judged, looked_at, translated, translates, translations
 from fathom.core.config import as_dict
 from fathom.core.errors import ArtifactError, DataError
 from fathom.core.files import write_text
@@ -154,6 +155,61 @@ class Model:
         if isinstance(texts, str):
             return translations(self.artifact, [texts], **options)[0]
         return translations(self.artifact, texts, **options)
+
+    def looked_at(self, text: str, translation: str | None = None) -> list[tuple[str, str, float]]:
+        """Return of each word of a text's translation the word that a translator looked at most to write it, and the
+        weight of its attention; see `fathom.api.translate.looked_at`.
+
+        Args:
+            translation: the model's own where none is given.
+        """
+        written = self.translate(text) if translation is None else translation
+        return looked_at(self.artifact, text, written)
+
+    def nearest(self, *words: str, minus: str | Sequence[str] = (), count: int = 10) -> list[tuple[str, float]]:
+        """Return the words that are used most like others, with the cosine of their vectors: of a model with a vector
+        for each word.
+
+        Args:
+            words: whose directions are added up. minus: words whose directions are taken away, as "man" is from
+                "king" and "woman".
+
+        Raises:
+            ConfigError: the model has no such vectors, or none of a word.
+        """
+        from fathom.api.nearest import nearest
+
+        return nearest(self.artifact, words, [minus] if isinstance(minus, str) else minus, count)
+
+    def embed(self, rows: Any) -> Any:
+        """Return a polars frame with a row for each of `rows`: the vector that says where it lies among others, as
+        columns `embedding.0`, … : near one another where the model finds the rows alike.
+
+        Arguments, errors and the other columns are as in `predict`; of images alone, where it learned from images with
+        captions, the captions are not needed.
+        """
+        from fathom.api.embed import embed
+
+        return self._told_of([rows] if _is_one_row(rows) else rows, embed)
+
+    def match(self, rows: Any, captions: Sequence[str]) -> Any:
+        """Return a polars frame with a row for each image: the caption that fits best (`prediction`), and how probable
+        each is. The captions need not have been seen in training.
+
+        Raises:
+            ConfigError: the model was not trained on images with captions, or fewer than two captions are given.
+        """
+        from fathom.api.embed import match
+
+        return self._told_of([rows] if _is_one_row(rows) else rows, partial(match, captions=captions))
+
+    def _told_of(self, rows: Any, ask: Callable[..., Any]) -> Any:
+        """Return what `ask` makes of rows, and say on stderr what is to be known of them."""
+        table = self._read(rows)
+        notes = list(table.notes)
+        found = ask(self.artifact, table, notes=notes)
+        _say(notes, [as_dict(row) for row in table.set_aside])
+        return found
 
     def evaluate(self, source: Any) -> dict[str, Any]:
         """Return how good the model is on rows whose targets are known; of a source that marks its own test rows, on

@@ -2,6 +2,7 @@
 
 translations   texts -> what the model makes of them, the best of several beams
 translated     the same of a table
+looked_at      which words of a text each word of its translation was written from
 bleu           translations and true ones -> BLEU and chrF with their intervals
 judged         the same of a model and rows whose true translations are known, where sacrebleu is installed
 """
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
 from fathom.api.generate import of_artifact, settings
 from fathom.artifact import Artifact
@@ -65,6 +68,48 @@ def translated(artifact: Artifact, frame: pl.DataFrame, tell: Callable[[str], No
     return pl.DataFrame({"prediction": pl.Series(translations(artifact, texts, cut=True), dtype=pl.String)})
 
 
+@torch.inference_mode()
+def looked_at(artifact: Artifact, text: str, translation: str) -> list[tuple[str, str, float]]:
+    """Return of each word of a translation the word of the text that the model looked at most, and how much: the
+    weight of attention to all its tokens, the mean over layers, heads and the tokens of the word that is written.
+
+    Raises:
+        ConfigError: the model does not translate, or tells nothing of its attention. DataError: the text is too long.
+    """
+    if not isinstance(artifact.module, Translate):
+        raise ConfigError("The model does not translate, and so has no words of one language to lay beside another's.")
+    author, model = of_artifact(artifact), artifact.module.model
+    read, written = artifact.preprocess.texts[0], artifact.preprocess.written[0]
+    given = author.encode(text)
+    row = np.zeros((1, written.length), dtype=np.int32)
+    written.encode(pl.Series([translation]), row)
+    tokens = [int(token) for token in row[0] if token != written.special[0]]
+    seen: list[Tensor] = []
+    parts = [module for module in model.modules() if hasattr(module, "weights") and hasattr(module, "project_memory")]
+    hooks = [
+        part.register_forward_pre_hook(lambda part, values: seen.append(part.weights(*values)))
+        for part in parts
+        if part.project_memory is not None
+    ]
+    try:
+        memory = model.encode({artifact.spec.inputs[0].key: torch.tensor([given])})  # type: ignore[operator]
+        model.decode(torch.tensor([tokens[:-1]]), memory)  # type: ignore[operator]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen:
+        raise ConfigError(f"A {type(model).__name__} does not tell what it looks at.")
+    weights = torch.stack(seen).mean((0, 1, 2))  # [T, S]; row t is where token t + 1 was written
+    found = []
+    sources = _words(read, given)
+    for word, places in _words(written, tokens):
+        share = weights[[place - 1 for place in places]].mean(0)  # [S]
+        sums = [float(share[list(those)].sum()) for _, those in sources]
+        best = max(range(len(sums)), key=sums.__getitem__)
+        found.append((word, sources[best][0], sums[best]))
+    return found
+
+
 def bleu(found: Sequence[str], truth: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return BLEU and chrF of translations against true ones, from 0 to 100, each with its 95 % bootstrap interval.
 
@@ -80,8 +125,8 @@ def bleu(found: Sequence[str], truth: Sequence[str]) -> dict[str, dict[str, Any]
     told = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         score: Any = metric.corpus_score(list(found), [list(truth)], n_bootstrap=RESAMPLES if len(found) > 1 else 1)
-        low, high = (score._mean - score._ci, score._mean + score._ci) if len(found) > 1 else (None, None)
-        told[name] = {"value": float(score.score), "low": low, "high": high, "n": len(found)}
+        half, mean = (float(score._ci), float(score._mean)) if len(found) > 1 else (0.0, float(score.score))
+        told[name] = {"value": float(score.score), "low": mean - half, "high": mean + half, "n": len(found)}
     return told
 
 
@@ -97,3 +142,15 @@ def judged(artifact: Artifact, frame: pl.DataFrame) -> dict[str, dict[str, Any]]
     columns = (artifact.spec.inputs[0].source, artifact.spec.targets[0].source)
     given, truth = (some[name].cast(pl.String).fill_null("").to_list() for name in columns)
     return bleu(translations(artifact, given, cut=True), truth)
+
+
+def _words(encoder: Any, tokens: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """Return the words of a row of tokens, each with the places of its tokens; START and END are none."""
+    words: list[list[int]] = []
+    for place, token in enumerate(tokens):
+        if token in encoder.special:
+            continue
+        if not words or encoder.trained.id_to_token(token).startswith("Ġ"):
+            words.append([])
+        words[-1].append(place)
+    return [(encoder.trained.decode([tokens[place] for place in places]).strip(), places) for places in words]

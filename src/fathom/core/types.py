@@ -70,6 +70,7 @@ class Field:
         special: of a text, the tokens that stand for padding, the unknown, start, end and a masked token; −1 where a
             tokenizer has none.
         frequencies: of a text, the share of training rows that hold each token, where known.
+        occurrences: of a text, how often each token stands in the training rows, where known.
         bytes: of a text, how many bytes of it each token stands for, where known; −1 for a START that stands before a
             space which is not the text's own.
         stats: of a number or image.
@@ -84,6 +85,7 @@ class Field:
     vocabulary: int = 0
     special: tuple[int, int, int, int, int] = (PAD, UNK, START, END, MASK)
     frequencies: tuple[float, ...] = ()
+    occurrences: tuple[int, ...] = ()
     bytes: tuple[int, ...] = ()
     stats: Stats | None = None
 

@@ -115,6 +115,7 @@ class TextEncoder:
         tokenizer: the contents of its `tokenizer.json`.
         length: T, tokens in a row, START and END included.
         frequencies: share of training rows that hold each token.
+        occurrences: how often each token stands in the training rows.
         bytes: of a text that each token stands for, where known; −1 for START, behind which `texts` puts a space.
         special: the tokens for padding, the unknown, start, end and a masked token; −1 where there is none.
         published: whether the tokenizer came with published weights, and so is not one of ours.
@@ -125,6 +126,7 @@ class TextEncoder:
     length: int
     tokenizer: str
     frequencies: tuple[float, ...] = ()
+    occurrences: tuple[int, ...] = ()
     bytes: tuple[int, ...] = ()
     special: tuple[int, int, int, int, int] = (PAD, UNK, START, END, MASK)
     published: bool = False
@@ -197,6 +199,7 @@ class TextEncoder:
             vocabulary=self.trained.get_vocab_size(),
             special=self.special,
             frequencies=self.frequencies,
+            occurrences=self.occurrences,
             bytes=self.bytes,
         )
 
@@ -258,16 +261,17 @@ class TextEncoder:
         return np.repeat(rows, count), ids
 
     def measured(self, tokens: np.ndarray) -> TextEncoder:
-        """Return this encoder with the sizes of tokens and their frequencies in training rows `tokens` [N, T]."""
+        """Return this encoder with the sizes of tokens and how often they stand in training rows `tokens` [N, T]."""
         size = self.trained.get_vocab_size()
-        held = np.zeros(size, dtype=np.int64)
+        held, seen = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
         for start in range(0, len(tokens), CHUNK):
             rows = np.sort(tokens[start : start + CHUNK], axis=1)
             first = np.ones(rows.shape, dtype=bool)  # the first of equal tokens in a row
             first[:, 1:] = rows[:, 1:] != rows[:, :-1]
             held += np.bincount(rows[first], minlength=size)
+            seen += np.bincount(rows.ravel(), minlength=size)
         frequencies = tuple((held / max(1, len(tokens))).round(7).tolist())
-        return replace(self, frequencies=frequencies, bytes=self._token_bytes())
+        return replace(self, frequencies=frequencies, occurrences=tuple(seen.tolist()), bytes=self._token_bytes())
 
     def _token_bytes(self) -> tuple[int, ...]:
         """Return how many bytes each token stands for: byte pairs spell a byte as a letter."""

@@ -27,7 +27,8 @@ class Packing:
     """
 
     def __init__(self, real: Tensor) -> None:
-        self.shape, self.places = real.shape, real.flatten().nonzero().squeeze(1)  # [N]
+        self.real, self.shape = real, real.shape
+        self.places = real.flatten().nonzero().squeeze(1)  # [N]
 
     @classmethod
     def of(cls, real: Tensor) -> Packing | None:
@@ -39,6 +40,11 @@ class Packing:
         if real.device.type != "cpu" or torch.compiler.is_compiling() or bool(real.all()):
             return None
         return cls(real)
+
+    def trimmed(self) -> Packing:
+        """Return the packing of the same tokens without the last columns, in which no row has one."""
+        width = int(self.real.any(0).nonzero().max()) + 1 if len(self.places) else 1
+        return self if width == self.shape[1] else Packing(self.real[:, :width])
 
     def pack(self, x: Tensor) -> Tensor:
         return x.flatten(0, 1).index_select(0, self.places)

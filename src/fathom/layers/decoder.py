@@ -18,6 +18,7 @@ Embedding, 2021.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -185,11 +186,12 @@ class Decoder(nn.Module):
             x: [B, T, D].
             packing: which of these tokens are real; the others come back as zeros, with scores of zero.
         """
-        routed = []
+        routed, within = [], None
         if packing is not None:
-            x = packing.pack(x)  # [N, D]
+            x, within = packing.pack(x), packing.trimmed()  # [N, D]
+            turns = turns and (turns[0][:, : within.shape[1]], turns[1][:, : within.shape[1]])
         for layer, block in enumerate(self.blocks):
-            x, scores = block(x, turns, cache, layer, packing)
+            x, scores = block(x, turns, cache, layer, within)
             if scores is not None:
                 routed.append(scores)
         x = self.norm(x)
@@ -204,6 +206,19 @@ def rotary_speeds(size: int, base: float = 10_000.0) -> Tensor:
     In single precision throughout, as those who trained the published models did.
     """
     return 1.0 / base ** (torch.arange(0, size, 2).float() / size)
+
+
+def stretched(speeds: Tensor, factor: float, slow: float, quick: float, context: float) -> Tensor:
+    """Return rotary speeds [size / 2] of a network made for `context` tokens, for a context `factor` times as long.
+
+    Pairs that turn fewer than `slow` times within the first context turn slower by the factor, those that turn more
+    than `quick` times tell neighbours apart and stay, and those between are blended.
+
+    Source: Grattafiori et al., The Llama 3 Herd of Models, 2024, section 3.4.2, and the release of Llama 3.1.
+    """
+    turns = context * speeds / (2 * math.pi)
+    kept = ((turns - slow) / (quick - slow)).clamp(0, 1)
+    return (1 - kept) * speeds / factor + kept * speeds
 
 
 def rotary(places: Tensor, speeds: Tensor, dtype: torch.dtype) -> Turns:

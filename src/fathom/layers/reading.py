@@ -39,6 +39,12 @@ class Reading(nn.Module):
         key, value = self.project_memory(memory).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
         return key.transpose(1, 2), value.transpose(1, 2)
 
+    def weights(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return how much of what was read each token gathers: [B, H, T, S], sums over S being one."""
+        query = self.project_in(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        return (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1)
+
     def forward(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return what each token gathers; `visible` [B, 1, 1, S] is true where a key may be seen."""
         query = self.project_in(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, D/H]

@@ -208,6 +208,11 @@ class Attention(nn.Module):
         key, value = self.project_memory(memory).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return key, value
 
+    def weights(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Return how much each query gathers of each value: [B, H, T, S], sums over S being one."""
+        scores = query @ key.transpose(-1, -2)
+        return (scores if bias is None else scores + bias).softmax(-1)
+
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """Return what each query gathers [B, T, D]; `bias` is added to the scores [B, H, T, S]."""
         scores = query @ key.transpose(-1, -2)
