@@ -23,6 +23,14 @@ SMALL = {
     "max_position_embeddings": 40,
 }
 MIXTURE = {"num_local_experts": 6, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}
+LONGER = {  # pairs turn 4.8 times in 30 tokens and less: quick, blended and slow ones
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 30,
+}
 KINDS = [
     ("Llama", {}),
     ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 6, "rms_norm_eps": 1e-3}),
@@ -30,6 +38,7 @@ KINDS = [
         "Llama",
         {"head_dim": 12, "num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
     ),
+    ("Llama", {"head_dim": 16, "rope_parameters": LONGER}),
     ("Mistral", {"sliding_window": None}),
     ("Mixtral", MIXTURE),
     ("Mixtral", MIXTURE | {"num_experts_per_tok": 1, "num_local_experts": 3}),
@@ -187,6 +196,7 @@ def test_a_mixture_compiles_as_one_graph_and_exports() -> None:
         ({"num_heads": 6, "num_kv_heads": 3}, r"model\.num_heads.*does not divide the width 128.*model\.width=132"),
         ({"num_kv_heads": 3}, r"model\.num_kv_heads' was given 3, which 4 heads of queries cannot share"),
         ({"head_size": 7}, r"model\.head_size=8"),
+        ({"rotary_stretch": (8.0, 4.0, 1.0, 8192.0)}, r"model\.rotary_stretch'.*second below the third"),
         ({"context": 5}, r"up to 8 tokens; the context is 5"),
         ({"dropout": -0.1}, r"model\.dropout"),
         ({"balance": -0.1}, r"model\.balance"),
@@ -204,7 +214,7 @@ def test_bad_options_are_refused(options: dict[str, float], said: str) -> None:
     [
         ({"hidden_act": "gelu"}, "activation is 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'llama3'.*without rope_scaling"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'llama3'.*numbers included"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
     ],
@@ -212,6 +222,16 @@ def test_bad_options_are_refused(options: dict[str, float], said: str) -> None:
 def test_published_networks_that_are_otherwise_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         llama.published(SMALL | settings)
+
+
+def test_only_slow_turns_are_stretched() -> None:
+    plain = llama.rotary_speeds(16, 100.0)
+    longer = llama.stretched(plain, 4.0, 1.0, 4.0, 30)
+    turns = 30 * plain / (2 * torch.pi)
+    assert (turns > 4).sum() >= 1 and (turns < 1).sum() >= 2
+    assert torch.equal(longer[turns > 4], plain[turns > 4]) and torch.equal(longer[turns < 1], plain[turns < 1] / 4)
+    between = longer[(turns > 1) & (turns < 4)] / plain[(turns > 1) & (turns < 4)]
+    assert len(between) and bool((between < 1).all()) and bool((between > 1 / 4).all())
 
 
 def test_the_context_is_what_a_sliding_window_sees() -> None:

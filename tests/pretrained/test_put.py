@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 
 from fathom import pretrained
 from fathom.core.errors import ArtifactError, ConfigError
 from fathom.core.published import match, translate
 from fathom.pretrained._families import readers
-from fathom.pretrained._put import fitted, positions
+from fathom.pretrained._put import fitted, patches, positions
 
 
 class Small(nn.Module):
@@ -72,6 +73,24 @@ def test_positions_of_patches_are_interpolated_in_two_dimensions() -> None:
     grid = found[1:].reshape(8, 8, 2)
     assert (grid[:, :, 0].diff(dim=0) > -0.1).all() and (grid[2:6, 0, 0] - grid[2:6, 7, 0]).abs().max() < 1e-5
     assert positions(torch.arange(5.0)[:, None], 9)[:, 0].tolist() == [i / 2 for i in range(9)]
+
+
+def test_patches_of_another_size_see_the_same() -> None:
+    torch.manual_seed(0)
+    kernel, patch = torch.randn(5, 3, 4, 4), torch.randn(7, 3, 4, 4)
+    larger = F.interpolate(patch, size=(6, 8), mode="bilinear")
+    torch.testing.assert_close(
+        torch.einsum("ochw,nchw->no", patches(kernel, 6, 8), larger),
+        torch.einsum("ochw,nchw->no", kernel, patch),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    small, said = fitted("patches.weight", kernel, torch.Size((5, 1, 2, 2)))
+    assert small.shape == (5, 1, 2, 2) and "patches of 4×4 pixels are resized to 2×2, and the weights of 3" in said
+    flat = torch.ones(2, 1, 4, 4)  # a smooth patch keeps what it gives
+    assert patches(flat, 2, 2).sum((1, 2, 3)).tolist() == pytest.approx([16, 16], rel=1e-5)
+    with pytest.raises(ConfigError, match="keep the published sizes"):
+        fitted("stem.weight", kernel, torch.Size((5, 3, 2, 2)))
 
 
 def folder(tmp_path: Path, **settings: object) -> Path:

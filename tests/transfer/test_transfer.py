@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import nn
 
 import fathom
 from fathom import transfer
+from fathom.api.config import Settings
+from fathom.api.transfer import origin
 from fathom.core.errors import ArtifactError, ConfigError
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, Loss, TrainingData
@@ -73,17 +76,38 @@ def trained(model: nn.Module, epochs: int = 4, **options: Any) -> dict[str, torc
     return {name: (p.detach() - before[name]).abs().max() for name, p in model.named_parameters()}
 
 
+def sizes(model: nn.Module) -> list[int]:
+    return [len(layer.parameters) for layer in transfer.layers(model)]
+
+
 def test_layers_stand_in_the_order_of_the_network() -> None:
     model = Stack()
     found = transfer.layers(model)
-    assert [len(layer) for layer in found] == [3, 2, 2, 2, 2]  # positions and entry, three blocks, the norm
-    assert found[0][0] is model.positions and found[-1][0] is model.norm.weight
+    assert sizes(model) == [3, 2, 2, 2, 2]  # positions and entry, three blocks, the norm
+    assert found[0].parameters[0] is model.positions and found[-1].parameters[0] is model.norm.weight
 
 
 def test_a_tied_weight_belongs_to_the_first_layer_that_has_it() -> None:
     model = Stack()
     model.blocks[2].weight = model.entry.weight
-    assert [len(layer) for layer in transfer.layers(model)] == [3, 2, 2, 1, 2]
+    assert sizes(model) == [3, 2, 2, 1, 2]
+
+
+class Wrapped(nn.Module):
+    """A network of another library within one of ours, with a read-out of two linear layers in a list behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Stack()
+        self.readout = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        self.width = 4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.network(x))
+
+
+def test_a_network_within_another_is_taken_apart() -> None:
+    assert sizes(Wrapped()) == [3, 2, 2, 2, 2, 2, 2]
 
 
 def test_frozen_layers_do_not_move() -> None:
@@ -92,6 +116,51 @@ def test_frozen_layers_do_not_move() -> None:
     moved = trained(model)
     still = {name for name, by in moved.items() if by == 0}
     assert still == {"positions", "entry.weight", "entry.bias", "blocks.0.weight", "blocks.0.bias"}
+
+
+class Convolved(nn.Module):
+    """Two layers with running statistics, and dropout behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.width = 4
+        self.first, self.dropped = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.Dropout(0.5)
+        self.second = nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.dropped(self.first(x)))
+
+
+@pytest.mark.parametrize("config", [{"freeze": 1.0}, {"freeze": 0.67}, {"lora": 2}])
+def test_statistics_of_frozen_layers_do_not_move_and_nothing_is_dropped_in_them(config: dict[str, Any]) -> None:
+    model = Convolved()
+    transfer.settle(model, TransferConfig(source="x", **config))
+    if "lora" in config:
+        transfer.adapt(model, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained(model)
+    after = model.train().state_dict()
+    assert torch.equal(after["first.1.running_mean"], before["first.1.running_mean"])
+    assert torch.equal(after["second.running_mean"], before["second.running_mean"]) == (
+        "freeze" not in config or config["freeze"] == 1
+    )
+    assert model.dropped.training == ("lora" in config) and model.second.training == (config.get("freeze") == 0.67)
+    x = torch.randn(6, 4)
+    if config.get("freeze") == 1:
+        assert torch.equal(model.train()(x), model.eval()(x))
+
+
+def test_a_layer_to_freeze_apart_must_be_there() -> None:
+    with pytest.raises(ConfigError, match="has 1 layer with weights"):
+        transfer.settle(nn.Sequential(nn.Linear(2, 2)), TransferConfig(source="x", unfreeze=0.5))
+
+
+@pytest.mark.parametrize(("config", "factor"), [({}, 30), ({"freeze": 1.0}, 1), ({"lora": 4}, 10), ({"heads": 7.0}, 7)])
+def test_heads_learn_faster_than_what_they_stand_on(config: dict[str, Any], factor: float) -> None:
+    head = nn.Linear(4, 1)
+    transfer.hasten([head], TransferConfig(source="x", **config))
+    assert [p.learning_rate_scale for p in head.parameters()] == [factor, factor]  # type: ignore[attr-defined]
 
 
 def test_a_lower_layer_learns_more_slowly() -> None:
@@ -160,6 +229,8 @@ def test_a_foreign_or_damaged_adapter_is_refused(tmp_path: Path, how: str) -> No
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"lora": 4, "freeze": 1.0}, "drop transfer.freeze"),
+        ({"heads": -1.0}, "zero or more"),
         ({"freeze": 1.5}, "share from 0 to 1"),
         ({"layer_decay": 0.0}, "share above 0"),
         ({"lora": -1}, "zero or more"),
@@ -169,8 +240,6 @@ def test_a_foreign_or_damaged_adapter_is_refused(tmp_path: Path, how: str) -> No
 def test_options_out_of_range_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         TransferConfig(source="x", **options)
-    with pytest.raises(ConfigError, match="--from"):
-        TransferConfig(freeze=1.0)
 
 
 def texts(good: str = "sunny", rows: int = 60) -> pl.DataFrame:
@@ -216,6 +285,21 @@ def test_the_folder_of_an_adapted_model_holds_the_adapter_too(first: Path, tmp_p
     ours, theirs = other.module.model.state_dict(), model.module.model.state_dict()
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_few_rows_are_passed_more_often_and_all_learned_from(first: Path) -> None:
+    config = {"engine": {"threads": 1, "precision": "fp32", "epochs": 1}, "evaluate": {"baselines": False}}
+    model = fathom.fit(texts(), "label", weights=first, config=config)
+    evidence = json.loads(model.files["evidence.json"])
+    settings = evidence["run"]["settings"]
+    assert settings["engine.batch_size"] == 16 and settings["engine.learning_rate"] == 1e-3  # of a network of width 32
+    assert evidence["data"]["splits"] == {"train": 48, "test": 12}
+    begun = origin(Settings({"transfer": {"source": str(first)}}))
+    assert begun is not None
+    passes = [begun.recipe(begun.entry.config, rows)["engine"]["epochs"] for rows in (300, 800, 3_000, 100_000)]
+    assert passes == [20, 10, 5, 3]
+    wider = replace(begun.entry.config, width=768)
+    assert begun.recipe(wider, 800)["engine"]["learning_rate"] == 5e-5
 
 
 def test_what_cannot_be_learned_on_from_is_refused(first: Path, tmp_path: Path) -> None:

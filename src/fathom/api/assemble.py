@@ -74,6 +74,8 @@ def assemble(
         _require(entry, spec)
         config = getattr(entry.module, "complete", lambda config, spec: config)(config, spec)
         entries["model"] = entry = replace(entry, config=config)
+        if begun is not None:
+            settings = settings.over(fitting(begun.recipe(config, spec.rows), settings))
         proposed = _recipe(entry, spec, settings)
         if task_entry is not None:  # a model's recipe speaks of supervised learning
             known = as_dict(task_entry.config)
@@ -85,7 +87,7 @@ def assemble(
     with torch.random.fork_rng():  # the caller's random numbers are the caller's
         torch.manual_seed(plan.seed)
         network = _network(entries["model"], spec, model)
-        notes = _fill(entries["model"], network)
+        notes = _fill(entries["model"], network) if begun is None or not begun.tensors else ()
         if begun is not None:
             notes += tuple(begun.into(network))
         if callable(objective):
@@ -95,6 +97,8 @@ def assemble(
             assert task_entry is not None
             _fits(task_entry, network, name)
             task = task_entry.module.build(task_entry.config, spec, network)
+    if begun is not None:
+        begun.hasten(task, network)
     groups = {group: dict(options) for group, options in (data or {}).items()}
     groups |= {"engine": as_dict(plan), "augment": as_dict(augment_config)}
     if begun is not None:

@@ -106,7 +106,7 @@ def fit(
         settings = settings.over(fitting(begun.settings, settings))
     use = use_of_targets(settings, objective)
     settings = settings.over({"prepare": preparing(settings, objective)})
-    material = prepare(source, test, settings, seed, begun.vocabulary if begun else None, use)
+    material = prepare(source, test, settings, seed, begun.vocabulary if begun else None, use, begun is not None)
     _check_batch(asked, len(material.train.prepared.rows))
     for line in material.told():
         tell(line)

@@ -95,7 +95,13 @@ class Material:
 
 
 def prepare(
-    source: Any, test: Any, settings: Settings, seed: int, words: Vocabulary | None = None, use: str = "needed"
+    source: Any,
+    test: Any,
+    settings: Settings,
+    seed: int,
+    words: Vocabulary | None = None,
+    use: str = "needed",
+    trained: bool = False,
 ) -> Material:
     """Return the material of one run.
 
@@ -104,6 +110,7 @@ def prepare(
         settings: the user's options; the groups data, split and prepare are read.
         words: the tokens that texts are read by; otherwise they are learned.
         use: of targets by the objective: "needed", "optional" or "unused"; an unused one is no input either.
+        trained: whether the network begins with trained weights, and so is moved by a fixed number of steps.
 
     Raises:
         DataError, ConfigError: naming file, row, column or option.
@@ -126,7 +133,7 @@ def prepare(
         for column in infer(table.frame, targets, config.kinds, table.folder, table.decimal)
         if column.name in inputs or column.name in targets
     )
-    dividing = _spare(dividing, columns, targets, len(table.frame), settings)
+    dividing = _spare(dividing, columns, targets, len(table.frame), settings, trained)
     parts = split(table.frame, columns, targets, dividing, seed)
     preparing = build(PrepareConfig, settings.of("prepare"), "prepare")
     preprocess, prepared = Preprocess.fit(
@@ -173,17 +180,23 @@ def _split_config(settings: Settings, table: Table, tested: bool) -> SplitConfig
 
 
 def _spare(
-    config: SplitConfig, columns: tuple[Column, ...], targets: tuple[str, ...], rows: int, settings: Settings
+    config: SplitConfig,
+    columns: tuple[Column, ...],
+    targets: tuple[str, ...],
+    rows: int,
+    settings: Settings,
+    trained: bool,
 ) -> SplitConfig:
-    """Keep no validation rows back from a small table, unless the user's options make use of them.
+    """Keep no validation rows back from few rows, unless the user's options make use of them.
 
     A few rows choose the best state badly, and are missed in training: the recipe for small tables averages the
-    weights of a fixed number of epochs instead.
+    weights of a fixed number of epochs instead, and that for trained networks lets the rate fall to nothing. Texts and
+    images to learn from anew need so many steps that they overfit, and so are validated.
     """
     engine = settings.of("engine")
     asked = config.valid is not None or config.column or engine.get("patience") or engine.get("keep") == "best"
     kinds = {column.kind for column in columns if column.name not in targets}
-    if asked or rows >= SMALL or kinds & {"text", "image"}:
+    if asked or rows >= SMALL or (kinds & {"text", "image"} and not trained):
         return config
     return replace(config, valid=0.0)
 

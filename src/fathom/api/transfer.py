@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,23 @@ from torch import Tensor, nn
 
 from fathom import artifact as artifacts
 from fathom import pretrained, transfer
-from fathom.api.config import Settings
+from fathom.api.config import Settings, chosen
 from fathom.artifact import manifest
 from fathom.core import catalog
 from fathom.core.config import as_dict, build
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match
 from fathom.data import Vocabulary, vocabulary
+from fathom.layers.heads import Head
 from fathom.transfer import TransferConfig
 
 ADAPTER = "adapter.safetensors"
-# Weights that know something are moved in smaller steps, and fewer, than those that know nothing.
-RECIPE = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.01, "schedule": "linear", "warmup": 0.1}
-FEW_MOVE = {"learning_rate": 1e-3}  # where only heads or adapters learn
-EPOCHS = 4
+STEPS = 500  # that a network which knows something needs, however few the rows
+MOST_EPOCHS, LEAST_EPOCHS = 20, 3
+FEW = 2_000  # rows below which a step takes fewer of them
+RATE_TIMES_WIDTH = 0.04  # the rate of steps, times the width of the network: 1e-4 for MiniLM, 5e-5 for BERT
+LOWEST_RATE, HIGHEST_RATE, OTHER_RATE = 2e-5, 1e-3, 3e-4
+HEADS_RATE, ADAPTERS_RATE = 5e-3, 5e-4  # where nothing else learns
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Origin:
         tensors: its weights, by the names that `table` speaks of, or by ours where there is no table.
         vocabulary: the tokens that it reads texts by, where it reads any.
         revision: the commit on the Hub, "" elsewhere.
-        reading: options of preparing by which it was shown texts.
+        reading: options of preparing by which it was shown texts and images.
     """
 
     config: TransferConfig
@@ -51,10 +54,39 @@ class Origin:
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """The options that follow from it, weaker than the user's."""
-        few = self.config.lora or self.config.freeze == 1
-        engine = {**RECIPE, "epochs": EPOCHS, "batch_size": 32, **(FEW_MOVE if few else {})}
-        model = {"name": self.entry.name, **as_dict(self.entry.config)}
-        return {"prepare": dict(self.reading), "model": model, "engine": engine}
+        model = {"name": self.entry.name, **as_dict(self.entry.config)} if self.tensors else {}
+        return {"prepare": dict(self.reading), "model": model}
+
+    def recipe(self, config: Any, rows: int) -> dict[str, dict[str, Any]]:
+        """Return settings to learn on with, for a network of that configuration and that many training rows.
+
+        A number of steps rather than of passes: with few rows twenty passes are what makes the end steady (Mosbach,
+        Andriushchenko, Klakow, On the Stability of Fine-tuning BERT, 2021; Zhang, Wu, Katiyar, Weinberger, Artzi,
+        Revisiting Few-sample BERT Fine-tuning, 2021). A wide network is moved by smaller steps (Yang, Hu, et al.,
+        Tensor Programs V, 2022). The rate falls to zero along a line, and the last state is kept.
+        """
+        batch = 16 if rows < FEW else 32
+        epochs = round(STEPS / max(1, -(-rows // batch)))
+        return {
+            "engine": {
+                "optimizer": "adamw",
+                "learning_rate": self._rate(config),
+                "weight_decay": 0.01,
+                "schedule": "linear",
+                "warmup": 0.1,
+                "batch_size": batch,
+                "epochs": min(MOST_EPOCHS, max(LEAST_EPOCHS, epochs)),
+            }
+        }
+
+    def _rate(self, config: Any) -> float:
+        if self.config.freeze == 1:
+            return HEADS_RATE
+        if self.config.lora:
+            return ADAPTERS_RATE
+        width = getattr(config, "width", 0) or max(getattr(config, "widths", ()), default=0)
+        rate = RATE_TIMES_WIDTH / width if width else OTHER_RATE
+        return float(f"{min(HIGHEST_RATE, max(LOWEST_RATE, rate)):.1g}")
 
     def into(self, network: nn.Module) -> list[str]:
         """Fill the network, decide what of it learns, and return what to tell the user.
@@ -62,7 +94,11 @@ class Origin:
         Raises:
             ConfigError: the weights do not fit. ArtifactError: the adapter does not.
         """
-        told = pretrained.put(network, self.tensors, self.table).told()
+        told = pretrained.put(network, self.tensors, self.table).told() if self.tensors else []
+        if not self.tensors and self.vocabulary is None and getattr(network, "kind", "") == "text":
+            told.append(
+                "No tokenizer came with it: texts are read by tokens learned from them, of which it knows nothing."
+            )
         if self.revision:
             told.append(f"They are of revision {self.revision}: hf:…@{self.revision} pins them.")
         if self.config.adapter:
@@ -73,6 +109,13 @@ class Origin:
             count = transfer.adapt(network, self.config.lora, self.config.lora_scale)
             told.append(f"{count} linear layers have an adapter of rank {self.config.lora}; all else stays as it is.")
         return told
+
+    def hasten(self, task: nn.Module, network: nn.Module) -> None:
+        """Let the heads that the objective has beside the network learn faster than it."""
+        own = {id(module) for module in network.modules()}
+        transfer.hasten(
+            (part for part in task.modules() if isinstance(part, Head) and id(part) not in own), self.config
+        )
 
     def settled(self, network: nn.Module) -> bytes:
         """Add what adapters learned into the weights, and return a file of the adapters alone, b"" without any."""
@@ -88,21 +131,35 @@ class Origin:
 def origin(settings: Settings) -> Origin | None:
     """Return the network that the options of group `transfer` name, or None where they name none.
 
+    A model of another library begins with its published weights, and so is learned on from as well.
+
     Raises:
         ConfigError: there is none, or the options ask for another model than it is. ArtifactError: it is damaged.
     """
     config = build(TransferConfig, settings.of("transfer"), "transfer")
+    name = str(settings.of("model").get("name", ""))
+    if not config.source and name.partition(":")[0] in catalog.LIBRARIES and settings.of("model").get("weights", True):
+        return _dropped_in(config, settings)
     if not config.source:
+        if config.asked:
+            raise ConfigError("The options of 'transfer' (--freeze too) need a trained network: name one by --from.")
         return None
     folder = Path(config.source).expanduser()
     found = _artifact(config, folder) if (folder / manifest.NAME).exists() else _published(config)
-    asked = settings.of("model").get("name", found.entry.name)
-    if asked != found.entry.name and catalog.names("models").get(str(asked)) != found.entry.name:
+    if name and name != found.entry.name and catalog.names("models").get(name) != found.entry.name:
         raise ConfigError(
-            f"The weights of '{config.source}' are those of model '{found.entry.name}', and '{asked}' was asked for: "
+            f"The weights of '{config.source}' are those of model '{found.entry.name}', and '{name}' was asked for: "
             "drop --model, or --from."
         )
     return found
+
+
+def _dropped_in(config: TransferConfig, settings: Settings) -> Origin:
+    """Return a model of another library, which fills itself, with the tokens that it reads texts by."""
+    entry, own = chosen("models", settings.of("model"))
+    entry = replace(entry, config=own)
+    found = getattr(entry.module, "tokenizer", lambda config: None)(own)
+    return Origin(config, entry, {}, (), vocabulary(*found) if found else None)
 
 
 def _published(config: TransferConfig) -> Origin:
@@ -122,8 +179,10 @@ def _artifact(config: TransferConfig, folder: Path) -> Origin:
     entry = catalog.Entry("models", known.name, known.module, build(type(known.config), described["config"], "model"))
     state = dict(found.module.model.state_dict())
     table = tuple(Match(name, (name,)) for name in state)
-    texts = found.preprocess.texts
-    if not texts:
-        return Origin(config, entry, state, table)
-    reading = {"text_case": texts[0].case, "text_length": texts[0].length}
-    return Origin(config, entry, state, table, texts[0].vocabulary, reading=reading)
+    texts, images = found.preprocess.texts, found.preprocess.images
+    reading: dict[str, Any] = {}
+    if images and images[0].height == images[0].width:
+        reading["image_size"] = images[0].height
+    if texts:
+        reading |= {"text_case": texts[0].case, "text_length": texts[0].length}
+    return Origin(config, entry, state, table, texts[0].vocabulary if texts else None, reading=reading)

@@ -5,8 +5,9 @@
 
 Their configuration, whole, becomes an option of ours as JSON text (`settings`), so that an artifact is rebuilt from it
 without the network, by classes of the installed library alone: code that comes with a repository is never run, and
-weights are read from safetensors only. Four steps, of which loading an artifact takes the second alone:
+weights are read from safetensors only. Five steps, of which loading an artifact takes the third alone:
 
+    tokenizer  the tokens that its texts are read by
     complete   look the configuration up, and find out how wide the features are
     build      the network, with fresh weights, for the data at hand: its vocabulary, channels and size of images
     fill       put the published weights into it, and say what could not be taken over
@@ -20,6 +21,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -36,6 +38,7 @@ NEEDS = "pip install transformers"
 # What of a configuration would have other code run, is of a head that is not here, or tells where the file once lay.
 DROPPED = {"auto_map", "quantization_config", "attn_implementation", "dtype", "torch_dtype", "architectures"}
 DROPPED |= {"id2label", "label2id", "num_labels", "transformers_version", "name_or_path", "problem_type"}
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 LARGEST = 1 << 26  # whole number in a configuration
 COUNTED_FROM_PAD = ("roberta", "camembert", "longformer", "xmod", "data2vec-text", "mpnet")  # their first position
 
@@ -70,6 +73,23 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
     rate = 5e-5 if config.weights else 5e-4
     engine = {"optimizer": "adamw", "learning_rate": rate, "batch_size": 32, "warmup": 0.1, "epochs": 5}
     return {"engine": engine, "augment": {"shift": 0.08, "flip": "auto"}}
+
+
+def tokenizer(config: Config) -> tuple[str, dict[str, str]] | None:
+    """Return the contents of the source's `tokenizer.json` and its special tokens by their roles, or None.
+
+    Older sources have lists of words or pieces instead, which the library turns into one.
+    """
+    name, revision = _place(config)
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZERS):
+        return None
+    try:
+        found = _library().AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        text = found.backend_tokenizer.to_str()
+    except Exception:  # of a model of images there is none; what cannot be converted is told when it is filled
+        return None
+    return text, {role: token for role, token in found.special_tokens_map.items() if isinstance(token, str)}
 
 
 def complete(config: Config, spec: DataSpec) -> Config:
@@ -151,8 +171,6 @@ def fill(network: Encoder, config: Config) -> list[str]:
             else:
                 ours.copy_(tensor)
             notes += [how] if how else []
-    if network.kind == "text" and tokens not in fresh:
-        notes.append("The tokens are taken to be those that the published weights were trained with.")
     if fresh:
         shown = ", ".join(fresh[:5]) + (f" and {len(fresh) - 5} more" if len(fresh) > 5 else "")
         notes.append(f"Learned from the start: {shown}.")

@@ -36,6 +36,7 @@ from fathom.layers.decoder import (
     last_real,
     rotary,
     rotary_speeds,
+    stretched,
 )
 from fathom.layers.moe import MixtureOfExperts, unevenness
 from fathom.layers.norm import RMSNorm
@@ -61,12 +62,17 @@ class Config:
     context: int = option(0, "the most tokens that a sequence may have; 0: as many as the data's texts")
     tied: bool = option(True, "whether the token vectors read out what they read in")
     rotary_base: float = option(10_000.0, "the slowest pair of a head's numbers turns once in about 2π of these tokens")
+    rotary_stretch: tuple[float, ...] = option(
+        (), "Llama 3's: factor by which slow turns slow down, turns in a context that are slow and quick, that context"
+    )
     dropout: float = option(0.0, "share of attention weights and of each part's output dropped in training")
     epsilon: float = option(1e-5, "added to a mean square before its root is taken")
     experts: int = option(0, "networks of each block that tokens are sent to; 0: one network for all tokens")
     active: int = option(2, "how many of the experts each token is sent through")
     balance: float = option(0.01, "what uneven use of the experts costs in training")
 
+
+STRETCH = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")  # as published
 
 presets: dict[str, Config] = {
     "smollm2_135m": Config(576, 30, 9, 3, hidden=1536, context=8192, rotary_base=100_000.0),
@@ -144,7 +150,10 @@ class Llama(nn.Module):
         self.config, self.key, self.pad = config, field.key, field.pad
         self.width, self.vocabulary, self.context = config.width, field.vocabulary, config.context
         self.vectors = nn.Embedding(self.vocabulary, config.width)
-        self.register_buffer("speeds", rotary_speeds(config.head_size, config.rotary_base), persistent=False)
+        speeds = rotary_speeds(config.head_size, config.rotary_base)
+        if config.rotary_stretch:
+            speeds = stretched(speeds, *config.rotary_stretch)
+        self.register_buffer("speeds", speeds, persistent=False)
         norm = partial(RMSNorm, config.width, config.epsilon)
         self.decoder = Decoder([_block(config, norm) for _ in range(config.depth)], norm())
         self.readout_vectors = None if config.tied else nn.Linear(config.width, self.vocabulary, bias=False)
@@ -220,6 +229,7 @@ def published(settings: Mapping[str, Any]) -> Config:
         context=min(context, int(settings.get("sliding_window") or context)),
         tied=bool(settings.get("tie_word_embeddings", False)),
         rotary_base=float(rope.get("rope_theta") or settings.get("rope_theta") or 10_000.0),
+        rotary_stretch=_stretch(settings),
         epsilon=float(settings.get("rms_norm_eps", 1e-6)),
         experts=int(settings.get("num_local_experts") or 0),
         active=int(settings.get("num_experts_per_tok") or 2),
@@ -233,13 +243,20 @@ def _check_published(settings: Mapping[str, Any]) -> None:
     for name in ("attention_bias", "mlp_bias"):
         if settings.get(name):
             raise ConfigError(f"The published network has {name}, which Llama here has not.")
+
+
+def _stretch(settings: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return how rotary positions of a published network are stretched for a longer context, as Llama 3's are."""
     scaling = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
+    if kind == "default":
+        return ()
+    if kind != "llama3" or any(name not in scaling for name in STRETCH):
         raise ConfigError(
-            f"The published network stretches its rotary positions ('{kind}'), which Llama here does not: take one "
-            "without rope_scaling, or use it through --model hf:NAME."
+            f"The published network stretches its rotary positions ('{kind}') in a way that Llama here does not: take "
+            "one without rope_scaling or with Llama 3's, numbers included, or use it through --model hf:NAME."
         )
+    return tuple(float(scaling[name]) for name in STRETCH)
 
 
 def matches(config: Config) -> Iterator[Match]:
@@ -298,6 +315,12 @@ def _check(config: Config, field: Field) -> None:
         raise ConfigError(
             f"Option 'model.num_heads' was given {config.num_heads}, which does not divide the width {config.width}: "
             f"set model.width={-(-config.width // config.num_heads) * config.num_heads} or a model.head_size."
+        )
+    numbers = config.rotary_stretch
+    if numbers and not (len(numbers) == len(STRETCH) and min(numbers) > 0 and numbers[1] < numbers[2]):
+        raise ConfigError(
+            f"Option 'model.rotary_stretch' was given {list(numbers)}; expected nothing or four numbers "
+            "above 0, the second below the third, such as [8, 1, 4, 8192]."
         )
     size = config.head_size or config.width // config.num_heads
     if size % 2:

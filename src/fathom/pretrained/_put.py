@@ -45,8 +45,8 @@ class Loaded:
 def put(model: nn.Module, tensors: Mapping[str, Tensor], table: Iterable[Match]) -> Loaded:
     """Fill the model with published tensors.
 
-    Where the data asks for other sizes than the published ones, tables of positions are interpolated, the weights of
-    input channels averaged, and a longer vocabulary's new tokens begin at the mean of the known.
+    Where the data asks for other sizes than the published ones, tables of positions are interpolated, patches resized,
+    the weights of input channels averaged, and a longer vocabulary's new tokens begin at the mean of the known.
 
     Raises:
         ConfigError: no tensor fits, or one is of a shape that cannot be made to fit.
@@ -82,11 +82,16 @@ def fitted(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str]:
         ConfigError: it cannot be made to fit.
     """
     was, now = "×".join(map(str, tensor.shape)), "×".join(map(str, shape))
-    if tensor.dim() == 4 and len(shape) == 4 and tensor.shape[0] == shape[0] and tensor.shape[2:] == shape[2:]:
-        mean = tensor.mean(1, keepdim=True) * tensor.shape[1] / shape[1]
-        return mean.expand(
-            shape
-        ), f"'{name}': the weights of {tensor.shape[1]} input channels are averaged for {shape[1]}."
+    if tensor.dim() == 4 and len(shape) == 4 and tensor.shape[0] == shape[0]:
+        said = []
+        if tensor.shape[2:] != shape[2:] and "patch" in name:
+            tensor = patches(tensor, shape[2], shape[3])
+            said.append(f"patches of {'×'.join(was.split('×')[2:])} pixels are resized to {shape[2]}×{shape[3]}")
+        if tensor.shape[1] != shape[1] and tensor.shape[2:] == shape[2:]:
+            said.append(f"the weights of {tensor.shape[1]} input channels are averaged for {shape[1]}")
+            tensor = (tensor.mean(1, keepdim=True) * tensor.shape[1] / shape[1]).expand(shape)
+        if tensor.shape == shape:
+            return tensor, f"'{name}': {', and '.join(said)}."
     if tensor.dim() == 2 and len(shape) == 2 and tensor.shape[1] == shape[1]:
         if "positions" in name:
             return positions(tensor, shape[0]), f"'{name}': {tensor.shape[0]} positions are interpolated to {shape[0]}."
@@ -114,6 +119,22 @@ def positions(table: Tensor, count: int) -> Tensor:
             grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
             return torch.cat([table[:extra], grid.flatten(2)[0].T])
     return F.interpolate(table.T[None], size=count, mode="linear", align_corners=True)[0].T
+
+
+def patches(kernel: Tensor, height: int, width: int) -> Tensor:
+    """Return the weights of patches [O, C, h, w] for patches of another size, [O, C, height, width].
+
+    They give to an enlarged patch what the published ones give to the patch itself, and for smaller patches come as
+    near to that as can be: if enlarging is the matrix B, the new weights are the pseudo-inverse of Bᵀ times the old.
+
+    Source: Beyer et al., FlexiViT: One Model for All Patch Sizes, 2023, section 3.4.
+    """
+    old = kernel.shape[2] * kernel.shape[3]
+    every = torch.eye(old, dtype=torch.float64).view(old, 1, *kernel.shape[2:])  # one pixel after another
+    resized = F.interpolate(every, size=(height, width), mode="bilinear", align_corners=False)
+    enlarge = resized.flatten(1).T  # B, [height·width, h·w]
+    found = kernel.double().flatten(2) @ torch.linalg.pinv(enlarge)  # wᵀB⁺ = ((Bᵀ)⁺w)ᵀ
+    return found.unflatten(2, (height, width)).to(kernel.dtype)
 
 
 def _learned(name: str) -> bool:
