@@ -221,19 +221,6 @@ def stretched(speeds: Tensor, factor: float, slow: float, quick: float, context:
     return (1 - kept) * speeds / factor + kept * speeds
 
 
-def stretched(speeds: Tensor, factor: float, slow: float, quick: float, context: float) -> Tensor:
-    """Return rotary speeds [size / 2] of a network made for `context` tokens, for a context `factor` times as long.
-
-    Pairs that turn fewer than `slow` times within the first context turn slower by the factor, those that turn more
-    than `quick` times tell neighbours apart and stay, and those between are blended.
-
-    Source: Grattafiori et al., The Llama 3 Herd of Models, 2024, section 3.4.2, and the release of Llama 3.1.
-    """
-    turns = context * speeds / (2 * math.pi)
-    kept = ((turns - slow) / (quick - slow)).clamp(0, 1)
-    return (1 - kept) * speeds / factor + kept * speeds
-
-
 def rotary(places: Tensor, speeds: Tensor, dtype: torch.dtype) -> Turns:
     """Return cosines and signed sines of each position's angles, for `turn`: [B, T] -> [B, T, 1, size] each."""
     angles = (places[..., None].float() * speeds)[:, :, None]  # [B, T, 1, size / 2]
