@@ -29,7 +29,8 @@ def spoiled(image: Tensor, what: What, factor: int = 2, noise: float = 0.1, hole
         hole: side of the square, as a share of the image's sides.
     """
     if what == "upscale":
-        return enlarged(F.adaptive_avg_pool2d(image, [-(-side // factor) for side in image.shape[2:]]), image.shape)
+        small = (-(-image.shape[2] // factor), -(-image.shape[3] // factor))
+        return enlarged(F.adaptive_avg_pool2d(image, small), image.shape)
     if what == "denoise":
         return image + 2 * noise * torch.randn_like(image)
     if what == "colourise":
