@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from fathom.api.config import GROUPS, EvaluateConfig, Settings, chosen
+from fathom.api.past import Past
 from fathom.api.transfer import Origin
-from fathom.core import catalog
+from fathom.core import catalog, compose
 from fathom.core.config import as_dict, build
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
@@ -53,12 +54,14 @@ def assemble(
     objective: ObjectiveChoice,
     data: Mapping[str, Mapping[str, Any]] | None = None,
     begun: Origin | None = None,
+    past: Past | None = None,
 ) -> Assembled:
     """Return model, objective and plan for such data; the model's recipe fills in what the user left open.
 
     Args:
         data: the complete options by which the data was prepared, to be recorded with the others.
         begun: the trained network to learn on from.
+        past: finds what else was trained before, for wrappers that need it.
 
     Raises:
         ConfigError: an unknown name or option, or a model or objective that cannot take this data.
@@ -78,8 +81,7 @@ def assemble(
             settings = settings.over(fitting(begun.recipe(config, spec.rows), settings))
         proposed = _recipe(entry, spec, settings)
         if task_entry is not None:  # a model's recipe speaks of supervised learning
-            known = as_dict(task_entry.config)
-            proposed["objective"] = {k: v for k, v in proposed.get("objective", {}).items() if k in known}
+            proposed["objective"] = compose.settings(proposed.get("objective", {}), task_entry)
         settings = settings.over(proposed)
     plan = build(Plan, settings.of("engine"), "engine")
     plan = replace(plan, batch_size=min(plan.batch_size, spec.rows)) if spec.rows else plan
@@ -96,7 +98,7 @@ def assemble(
             entries["objective"] = task_entry = aim(settings, objective)  # with what the model's recipe says of it
             assert task_entry is not None
             _fits(task_entry, network, name)
-            task = task_entry.module.build(task_entry.config, spec, network)
+            task = compose.build(task_entry, spec, network, past or Past())
     if begun is not None:
         begun.hasten(task, network)
     groups = {group: dict(options) for group, options in (data or {}).items()}
@@ -119,8 +121,7 @@ def aim(settings: Settings, objective: ObjectiveChoice) -> catalog.Entry | None:
     """Return the catalog's entry of the objective, with its options; None for the user's own."""
     if callable(objective):
         return None
-    entry, config = chosen("objectives", {"name": "supervised", **settings.of("objective")})
-    return replace(entry, config=config)
+    return compose.chosen({"name": compose.DEFAULT, **settings.of("objective")})
 
 
 def use_of_targets(settings: Settings, objective: ObjectiveChoice) -> str:

@@ -14,6 +14,7 @@ from fathom.api.conclude import conclude
 from fathom.api.config import Settings, gather
 from fathom.api.model import Model
 from fathom.api.own import from_file, is_own
+from fathom.api.past import Past
 from fathom.api.prepare import Material, prepare
 from fathom.api.progress import say, watch
 from fathom.api.transfer import origin
@@ -62,7 +63,8 @@ def fit(
         weights: of a trained network to learn on from: a model's folder, one with published weights, a .gguf file, or
             "hf:NAME@REVISION". freeze: whether it stays as it is, so that only heads learn, or the share of its layers
             that do, from the input on.
-        objective: a name from `fathom.list_objectives()`, or a function from (DataSpec, nn.Module) to an Objective.
+        objective: a name from `fathom.list_objectives()`, a combination such as "supervised+0.5*contrast" or
+            "mixup(supervised)", or a function from (DataSpec, nn.Module) to an Objective.
         minutes: the most that training may take. epochs: passes over the training rows.
         seed: of every random choice.
         config: options as a TOML file or nested dict, such as {"model": {"depth": 4}, "split": {…}}.
@@ -80,7 +82,7 @@ def fit(
     if isinstance(model, str) and is_own(model):
         model = from_file(model)
     settings = gather(
-        _given(config, out, resume, model),
+        _given(config, out, resume, {"model": model, "objective": objective}),
         {
             "data": {
                 "source": _name_of(source),
@@ -110,14 +112,17 @@ def fit(
     _check_batch(asked, len(material.train.prepared.rows))
     for line in material.told():
         tell(line)
-    assembled = assemble(material.preprocess.spec, settings, model, objective, material.settings, begun)
+    past = Past(material, begun)
+    assembled = assemble(material.preprocess.spec, settings, model, objective, material.settings, begun, past)
     tell(f"model: {_model_name(assembled)} ({assembled.why})")
     for line in assembled.notes:
         tell(line)
-    settings, finished = _train(material, assembled, out, resume, progress)
+    identity = _identity(assembled.settings.groups) | past.found
+    settings, finished = _train(material, assembled, identity, out, resume, progress)
+    assembled = replace(assembled, settings=settings, objective=assembled.objective.kept())
     tell(f"measuring on {len(material.judge[1].prepared.rows):,} {material.judge[0]} rows")
     adapter = begun.settled(assembled.objective.model) if begun else b""
-    trained = conclude(material, replace(assembled, settings=settings), finished, os.fspath(out) if out else "MODEL")
+    trained = conclude(material, assembled, finished, os.fspath(out) if out else "MODEL")
     trained.adapter = adapter
     if out is not None and leads():
         trained.save(out)
@@ -134,7 +139,12 @@ def _check_batch(asked: Any, rows: int) -> None:
 
 
 def _train(
-    material: Material, assembled: Assembled, out: str | os.PathLike[str] | None, resume: bool, progress: bool
+    material: Material,
+    assembled: Assembled,
+    identity: dict[str, Any],
+    out: str | os.PathLike[str] | None,
+    resume: bool,
+    progress: bool,
 ) -> tuple[Settings, Finished]:
     """Train; return the complete settings, with what the engine measured fixed, and the last record."""
     folder = None if out is None else Path(out) / CHECKPOINTS
@@ -144,7 +154,7 @@ def _train(
         valid=material.valid.prepared.store if material.valid else None,
         augment=assembled.augment,
     )
-    running = train(assembled.objective, data, assembled.plan, folder, resume=resume, identity=_identity(groups))
+    running = train(assembled.objective, data, assembled.plan, folder, resume=resume, identity=identity)
     finished, told = None, False
     for record in watch(running, progress):
         if isinstance(record, Saved) and folder is not None and not told:  # not before the engine has taken the run on
@@ -182,8 +192,9 @@ def _write(path: Path, text: str) -> None:
         raise ArtifactError(f"'{path}' cannot be written: {error.strerror or error}; give another --out.") from None
 
 
-def _given(config: Any, out: str | os.PathLike[str] | None, resume: bool, model: ModelChoice) -> dict[str, Any]:
-    """Return the options of the interrupted run, or of the config file. A model named anew drops another's options."""
+def _given(config: Any, out: str | os.PathLike[str] | None, resume: bool, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the interrupted run, or of the config file. A model or an objective that is named anew
+    drops another's options."""
     stored = None if out is None else Path(out) / CHECKPOINTS / "config.toml"
     if resume and out is None:
         raise ConfigError("There is nothing to resume: name the run's folder with --out (or out=…).")
@@ -191,12 +202,10 @@ def _given(config: Any, out: str | os.PathLike[str] | None, resume: bool, model:
         values = dict(config) if isinstance(config, Mapping) else read_toml(config)
     else:
         values = read_toml(stored) if resume and stored is not None and stored.exists() else {}
-    if (
-        isinstance(model, str)
-        and isinstance(values.get("model"), Mapping)
-        and values["model"].get("name", model) != model
-    ):
-        values["model"] = {}
+    for group, name in named.items():
+        options = values.get(group)
+        if isinstance(name, str) and isinstance(options, Mapping) and options.get("name", name) != name:
+            values[group] = {}
     return values
 
 
