@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fathom.layers.views import Views, blur_matrix, resize_matrix
+from fathom.layers.resize import blur_matrix, resize_matrix
+from fathom.layers.views import Views
 
 STILL = {"crop": (1.0, 1.0), "shape": 1.0, "flip": 0.0, "jitter": 0.0, "grey": 0.0}
 

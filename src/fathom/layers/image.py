@@ -2,6 +2,7 @@
 
 Normalize        centred and scaled
 PatchEmbedding   cut into square patches, each of them a token
+cut, joined      into patches of pixels, and the way back
 """
 
 from __future__ import annotations
@@ -69,10 +70,21 @@ class PatchEmbedding(nn.Module):
         return -(-height // self.patch), -(-width // self.patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        (rows, columns), side = self.grid(*x.shape[2:]), self.patch
-        below, right = rows * side - x.shape[2], columns * side - x.shape[3]
-        if below or right:
-            x = F.pad(x, (0, right, 0, below))
-        x = x.unflatten(3, (columns, side)).unflatten(2, (rows, side))  # [B, C, rows, side, columns, side]
-        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, C·side²]
-        return F.linear(patches, self.weight.flatten(1), self.bias)
+        return F.linear(cut(x, self.patch), self.weight.flatten(1), self.bias)
+
+
+def cut(image: Tensor, side: int) -> Tensor:
+    """Return square patches, row by row, [B, C, H, W] -> [B, N, C·side²]; zeros fill up what they do not divide."""
+    rows, columns = -(-image.shape[2] // side), -(-image.shape[3] // side)
+    below, right = rows * side - image.shape[2], columns * side - image.shape[3]
+    if below or right:
+        image = F.pad(image, (0, right, 0, below))
+    x = image.unflatten(3, (columns, side)).unflatten(2, (rows, side))  # [B, C, rows, side, columns, side]
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def joined(patches: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Return the images that `cut` makes such patches of, [B, N, C·side²] -> [B, C, height, width]."""
+    rows, columns = -(-height // side), -(-width // side)
+    x = patches.unflatten(2, (-1, side, side)).unflatten(1, (rows, columns))  # [B, rows, columns, C, side, side]
+    return x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[:, :, :height, :width]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fathom.core.holes import holes
+from fathom.layers.resize import blur_matrix, resize_matrix
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, in grey
 PAPER_SIDE, PAPER_SPREAD = 224, 2.0  # the widest blur of the paper, in pixels of images of that side
@@ -110,31 +111,6 @@ class Views:
         lengths = tuple(max(1, round(self.erase * side)) for side in sides)
         covered = holes(len(views), tuple(sides), lengths, views.device)  # [B, 1, h, w]
         return torch.where(covered, torch.full_like(views, 127.5), views)
-
-
-def resize_matrix(side: int, out: int, start: Tensor, length: Tensor) -> Tensor:
-    """Return the weights by which `out` pixels are made of those of a stretch of a row: [B, out, side].
-
-    Each is a mean of the pixels about its centre, weighted by a triangle as wide as the new pixel, or as an old one
-    where the stretch is enlarged: linear interpolation that does not skip pixels when it shrinks.
-
-    Args:
-        start, length: [B], where the stretch begins and how long it is, in pixels.
-    """
-    scale = (length / out)[:, None, None]
-    pixel = torch.arange(side, device=start.device, dtype=start.dtype)  # [side]
-    centre = start[:, None, None] + (torch.arange(out, device=start.device)[:, None] + 0.5) * scale - 0.5  # [B, out, 1]
-    weight = (1 - (pixel - centre).abs() / scale.clamp(min=1.0)).clamp(min=0.0)  # [B, out, side]
-    first, end = start[:, None, None], (start + length)[:, None, None]
-    weight = weight * ((pixel > first - 1) & (pixel < end))
-    return weight / weight.sum(2, keepdim=True)
-
-
-def blur_matrix(side: int, spread: Tensor) -> Tensor:
-    """Return the weights of a Gaussian with standard deviations `spread` [B], in pixels: [B, side, side]."""
-    pixel = torch.arange(side, device=spread.device, dtype=spread.dtype)
-    weight = torch.exp(-((pixel[:, None] - pixel) / spread[:, None, None]).square() / 2)
-    return weight / weight.sum(2, keepdim=True)
 
 
 def _chance(share: float, images: Tensor) -> Tensor:

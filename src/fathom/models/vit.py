@@ -25,6 +25,7 @@ from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.attention import EncoderBlock
 from fathom.layers.image import Normalize, PatchEmbedding
+from fathom.layers.resize import stretch_matrix
 
 REFERENCE = (
     "Dosovitskiy, Beyer, Kolesnikov, Weissenborn, Zhai, Unterthiner, Dehghani, Minderer, Heigold, Gelly, Uszkoreit, "
@@ -135,14 +136,14 @@ def _open_patch(field: Field) -> int:
 
 
 class VisionTransformer(nn.Module):
-    """The network; `width` is D."""
+    """The network; `width` is D. It reads `Patches`, also some of them alone."""
 
     def __init__(self, config: Config, field: Field) -> None:
         super().__init__()
         self.key, self.width, self.pooling = field.key, config.width, config.pooling
         self.normalize = Normalize(field)
         self.patches = PatchEmbedding(field.shape[0], config.width, config.patch)
-        self.grid = self.patches.grid(*field.shape[1:])
+        self.patch, self.grid = config.patch, self.patches.grid(*field.shape[1:])
         leading = 2 if config.distillation else 1
         self.leading = nn.Parameter(torch.empty(leading, config.width))
         self.positions = nn.Parameter(torch.empty(leading + math.prod(self.grid), config.width))
@@ -167,16 +168,38 @@ class VisionTransformer(nn.Module):
         """Return the vectors of leading tokens and patches, [B, C, H, W] -> [B, k + N, D]."""
         patches, leading = self.patches(self.normalize(image)), len(self.leading)  # [B, N, D]
         first = (self.leading + self.positions[:leading]).expand(len(image), -1, -1)  # [B, k, D]
-        return self.dropout(torch.cat([first, patches + self.positions[leading:]], dim=1))
+        places = self._places(self.patches.grid(*image.shape[2:]))
+        return self.dropout(torch.cat([first, patches + places], dim=1))
 
     def forward(self, batch: Batch) -> Features:
-        x = self.embed(batch[self.key])
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)  # [B, k + N, D]
+        """Return the features of images of any size; those of other sizes have positions between the learned ones."""
+        image = batch[self.key]
+        x = self._encoded(self.embed(image))  # [B, k + N, D]
         first, patches = x[:, : len(self.leading)], x[:, len(self.leading) :]
         pooled = (first if self.pooling == "first" else patches).mean(1)  # [B, D]
-        return Features(pooled=pooled, tokens=x, maps=(patches.transpose(1, 2).unflatten(2, self.grid),))
+        grid = self.patches.grid(*image.shape[2:])
+        return Features(pooled=pooled, tokens=x, maps=(patches.transpose(1, 2).unflatten(2, grid),))
+
+    def read(self, batch: Batch, kept: Tensor) -> Tensor:
+        """Return the vectors of leading tokens and of some patches, which alone are seen: `kept` [B, K] of the N, row
+        by row -> [B, k + K, D]."""
+        x, leading = self.embed(batch[self.key]), len(self.leading)
+        first = torch.arange(leading, device=x.device).expand(len(x), -1)
+        places = torch.cat([first, kept + leading], dim=1)  # [B, k + K]
+        return self._encoded(x.gather(1, places[:, :, None].expand(-1, -1, self.width)))
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def _places(self, grid: tuple[int, int]) -> Tensor:
+        """Return the patches' positions [N, D] for such a grid, between those that were learned for another."""
+        learned = self.positions[len(self.leading) :]
+        if grid == self.grid:
+            return learned
+        rows, columns = (stretch_matrix(old, new, learned) for old, new in zip(self.grid, grid, strict=True))
+        return torch.einsum("ah,bw,hwd->abd", rows, columns, learned.unflatten(0, self.grid)).flatten(0, 1)
 
 
 def published(settings: Mapping[str, Any]) -> Config:
