@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,42 @@ class Artifact:
         Raises:
             DataError: no table, or one without the model's columns.
         """
-        frame, start = _frame(frame), Path(folder) if folder is not None else None
+        frame = _frame(frame)
+        ask = partial(self.outputs, batch_size=batch_size, threads=threads)
+        arrays, kept, reasons = self.asked(frame, ask, folder, paths, tell)
+        for encoder in self.preprocess.written:  # tokens that were written -> texts
+            if encoder.column in arrays:
+                arrays[encoder.column] = np.array(encoder.decode(arrays[encoder.column]), dtype=object)
+        return predict.frame_of(self.spec, arrays, kept, frame.height, reasons)
+
+    def embed(
+        self,
+        frame: pl.DataFrame | Sequence[Mapping[str, Any]],
+        batch_size: int | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        paths: bool = True,
+        tell: Callable[[str], None] | None = None,
+    ) -> pl.DataFrame:
+        """Return a table with one row for each row of `frame`, in its order: the vector that says where it lies among
+        others, as columns `embedding.0`, `embedding.1` and so on; arguments, errors and `problem` are as in `predict`.
+        """
+        frame = _frame(frame)
+        ask = partial(predict.embeddings, self.module, batch_size=batch_size, threads=threads)
+        arrays, kept, reasons = self.asked(frame, ask, folder, paths, tell)
+        return predict.frame_of(self.spec, arrays, kept, frame.height, reasons)
+
+    def asked(
+        self,
+        frame: pl.DataFrame,
+        ask: Callable[[Store], dict[str, np.ndarray]],
+        folder: str | os.PathLike[str] | None,
+        paths: bool,
+        tell: Callable[[str], None] | None,
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
+        """Return what `ask` says of those rows that can be read, some at a time: arrays by name, the rows' positions,
+        and by position why the others cannot. The other arguments and errors are those of `predict`."""
+        start = Path(folder) if folder is not None else None
         step = predict.rows_at_once(self.spec)
         found: dict[str, list[np.ndarray]] = {}
         rows: list[np.ndarray] = []
@@ -103,16 +139,12 @@ class Artifact:
                 for note in prepared.notes:
                     tell(f"Rows from {first + 1:,}: {note}" if frame.height > step else note)
             problems |= {first + s.row - 1: _reason(s) for s in prepared.set_aside if s.row is not None}  # from 1
-            for name, values in self.outputs(prepared.store, batch_size, threads).items():
+            for name, values in ask(prepared.store).items():
                 found.setdefault(name, []).append(values)
         kept = np.concatenate(rows)
         lost = np.setdiff1d(np.arange(frame.height), kept)
         reasons = {int(row): problems.get(int(row), "it could not be read") for row in lost}
-        arrays = {name: np.concatenate(parts) for name, parts in found.items()}
-        for encoder in self.preprocess.written:  # tokens that were written -> texts
-            if encoder.column in arrays:
-                arrays[encoder.column] = np.array(encoder.decode(arrays[encoder.column]), dtype=object)
-        return predict.frame_of(self.spec, arrays, kept, frame.height, reasons)
+        return {name: np.concatenate(parts) for name, parts in found.items()}, kept, reasons
 
 
 def load(

@@ -2,6 +2,8 @@
 
 outputs     samples -> {target: array}, the objective's own predictions
 measured    samples -> {measure: array}, what its `metrics` says of each
+embeddings  samples -> {"embedding": array}, where each lies among others
+answers     samples -> {name: array}, whatever the objective is asked for
 frame_of    those arrays -> a table with one row for each row that was asked about
 """
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
+from fathom.core.roles import Embedder
 from fathom.core.types import Batch, DataSpec, Field, Store
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ def outputs(
     Raises:
         ConfigError: a batch size or a number of threads below 1.
     """
-    found = _over(objective, objective.predict, data, batch_size, threads)
+    found = answers(objective, objective.predict, data, batch_size, threads)
     if not found:
         return {t.name: np.zeros((0, len(t.classes)) if t.kind == "category" else 0, np.float32) for t in targets}
     return found
@@ -62,17 +65,35 @@ def measured(
 
     Arguments and errors are those of `outputs`.
     """
-    return _over(objective, objective.metrics, data, batch_size, threads)
+    return answers(objective, objective.metrics, data, batch_size, threads)
 
 
-def _over(
+def embeddings(
+    objective: Objective, data: Store | Iterable[Batch], batch_size: int | None = None, threads: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return `embedding` [N, D], where each sample lies among others: as the objective has it, or else the model's
+    pooled features, of an ensemble [N, K, D] their mean.
+
+    Arguments and errors are those of `outputs`.
+    """
+
+    def ask(batch: Batch) -> dict[str, Tensor]:
+        if isinstance(objective, Embedder):
+            return {"embedding": objective.embed(batch)}
+        pooled: Tensor = objective.model(batch).pooled
+        return {"embedding": pooled.mean(1) if pooled.dim() == 3 else pooled}
+
+    return answers(objective, ask, data, batch_size, threads)
+
+
+def answers(
     objective: Objective,
     ask: Callable[[Batch], Mapping[str, Tensor]],
     data: Store | Iterable[Batch],
-    batch_size: int | None,
-    threads: int | None,
+    batch_size: int | None = None,
+    threads: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return what the objective answers, batch by batch, joined."""
+    """Return what the objective is asked for of each batch, joined. Arguments and errors are those of `outputs`."""
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} was given {value}; expected 1 or more.")

@@ -4,6 +4,7 @@ score, METRICS        every metric with a bootstrap interval
 calibration           how far its confidence can be believed; residuals, of a number
 baselines, verdict    what simple methods reach on the same rows, and whether deep learning is worth it
 mistakes, slices      where it fails, and for whom it does worse
+recall                how often the nearest neighbour is of the same class
 measures, grid        what an objective without targets reaches, and many images as one picture
 Evidence, appraise    all of this as one plain value, stored as JSON
 report                the same as one HTML page
@@ -27,6 +28,7 @@ from fathom.evaluate.measures import measures
 from fathom.evaluate.mistakes import mistakes
 from fathom.evaluate.pictures import grid
 from fathom.evaluate.report import report
+from fathom.evaluate.retrieve import recall
 from fathom.evaluate.score import METRICS, score
 from fathom.evaluate.slices import slices
 
@@ -46,6 +48,7 @@ __all__ = [
     "grid",
     "measures",
     "mistakes",
+    "recall",
     "report",
     "residuals",
     "score",

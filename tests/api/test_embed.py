@@ -1,0 +1,125 @@
+"""Embeddings of any artifact, captions that were never a class, and pretraining that chains into fine-tuning."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import fathom
+from fathom.cli import app
+from fathom.core.errors import ConfigError, DataError
+
+FAST = ["evaluate.baselines=false", "engine.threads=1", "engine.precision=fp32", "engine.channels_last=no"]
+VIT = ["model.width=16", "model.depth=1", "model.num_heads=2"]
+
+
+def png(light: int, seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    held = io.BytesIO()
+    Image.fromarray((rng.integers(0, 60, (12, 12)) + light).astype(np.uint8)).save(held, "png")
+    return held.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images() -> pl.DataFrame:
+    bright = [i % 2 for i in range(80)]
+    return pl.DataFrame(
+        {
+            "image": [{"bytes": png(180 * b, i), "path": f"{i}.png"} for i, b in enumerate(bright)],
+            "caption": [("a very dark picture", "a bright picture")[b] for b in bright],
+            "label": [("night", "day")[b] for b in bright],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def masked(images: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masked") / "pre"
+    sets = [*FAST, *VIT, "engine.batch_size=16"]
+    fathom.fit(images.select("image"), model="vit", objective="mae", out=folder, epochs=3, sets=sets)
+    return folder
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_masked_images_pass_into_fine_tuning(masked: Path, images: pl.DataFrame):
+    loaded = fathom.load(masked)
+    assert loaded.info()["targets"] == []
+    assert loaded.metrics["measures"]["loss"]["value"] > 0
+    begun = fathom.fit(images.drop("caption"), "label", weights=masked, epochs=2, sets=FAST)
+    told = json.loads(begun.files["evidence.json"])
+    assert told["run"]["model"] == "vit" and told["run"]["objective"] == "supervised"
+    assert begun.module.model.width == 16
+    score = begun.metrics["test"]["label"]["metrics"]["accuracy"]["value"]
+    assert score > 0.8
+
+
+def test_embeddings_come_as_a_table_or_an_array(masked: Path, images: pl.DataFrame, tmp_path: Path):
+    source = tmp_path / "rows.parquet"
+    images.write_parquet(source)
+    found = fathom.load(masked).embed(images)
+    assert found.columns == [f"embedding.{i}" for i in range(16)] and len(found) == 80
+    run("embed", str(masked), str(source), "--out", str(tmp_path / "v.npy"))
+    array = np.load(tmp_path / "v.npy")
+    assert array.shape == (80, 16) and array.dtype == np.float32
+    np.testing.assert_allclose(array, found.to_numpy(), rtol=1e-5)
+    rows = json.loads(run("embed", str(masked), str(source), "--json"))
+    assert rows[3]["embedding.2"] == pytest.approx(float(array[3, 2]), rel=1e-5)
+    recall = json.loads(run("embed", str(masked), str(source), "--recall", "label", "--json"))
+    assert recall["recall_at_1"]["value"] > 0.9 and recall["recall_at_1"]["rows"] == 80
+    with pytest.raises(DataError, match=r"no column 'lable'.*'label'"):
+        from fathom.api.embed import recalled
+
+        recalled(fathom.load(masked), images, "lable")
+
+
+def test_a_row_that_cannot_be_read_has_no_vector(masked: Path, images: pl.DataFrame, tmp_path: Path):
+    broken = images.head(3).with_columns(
+        image=pl.Series([{"bytes": png(9, 1), "path": "a"}, {"bytes": b"no image", "path": "b"}, None])
+    )
+    found = fathom.load(masked).embed(broken)
+    assert found["embedding.0"].is_null().to_list() == [False, True, True]
+    assert found["problem"].is_null().to_list() == [True, False, False]
+
+
+def test_captions_tell_images_apart_that_have_none(images: pl.DataFrame, tmp_path: Path):
+    sets = [*FAST, "model.image=vit", "model.width=16", "engine.batch_size=16", "engine.learning_rate=0.005"]
+    sets += ["split.test=0.0", "split.valid=0.0"]
+    model = fathom.fit(images.drop("label"), objective="clip", epochs=8, out=tmp_path / "clip", sets=sets)
+    captions = ["a bright picture", "a very dark picture"]
+    found = fathom.load(tmp_path / "clip").match(images.select("image"), captions)
+    right = (found["prediction"] == images["caption"]).mean()
+    assert right > 0.9
+    assert found.columns == ["prediction", "probability", *(f"probability.{each}" for each in captions)]
+    assert len(model.embed(images.select("image")).columns) == 128
+    with pytest.raises(ConfigError, match="expected two or more"):
+        model.match(images, ["one"])
+
+
+def test_other_models_match_no_captions(masked: Path, images: pl.DataFrame):
+    with pytest.raises(ConfigError, match="cannot tell which caption"):
+        fathom.load(masked).match(images, ["a", "b"])
+
+
+def test_few_labels_and_many_images(images: pl.DataFrame):
+    """Rows without a label are learned from, and the model is judged on rows with one."""
+    labels = [label if i < 30 else None for i, label in enumerate(images["label"])]
+    sets = [*FAST, *VIT, "engine.batch_size=16"]
+    frame = images.select("image").with_columns(label=pl.Series(labels))
+    model = fathom.fit(frame, "label", model="vit", objective="fixmatch", epochs=6, sets=sets)
+    told = json.loads(model.files["evidence.json"])
+    assert told["data"]["set_aside_count"] == 0
+    assert any("have no 'label'" in note for note in told["data"]["notes"])
+    assert model.metrics["test"]["label"]["metrics"]["accuracy"]["value"] > 0.9
+    assert model.predict(images.select("image")).height == 80
