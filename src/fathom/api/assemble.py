@@ -78,11 +78,8 @@ def assemble(
         config = getattr(entry.module, "complete", lambda config, spec: config)(config, spec)
         entries["model"] = entry = replace(entry, config=config)
         if begun is not None:
-            settings = settings.over(fitting(begun.recipe(config, spec.rows), settings))
-        proposed = _recipe(entry, spec, settings)
-        if task_entry is not None:  # a model's recipe speaks of supervised learning
-            proposed["objective"] = compose.settings(proposed.get("objective", {}), task_entry)
-        settings = settings.over(proposed)
+            settings = settings.over(_for(task_entry, fitting(begun.recipe(config, spec.rows), settings)))
+        settings = settings.over(_for(task_entry, _recipe(entry, spec, settings)))
     plan = build(Plan, settings.of("engine"), "engine")
     plan = replace(plan, batch_size=min(plan.batch_size, spec.rows)) if spec.rows else plan
     augment_config = build(AugmentConfig, settings.of("augment"), "augment")
@@ -140,6 +137,13 @@ def _recipe(entry: catalog.Entry, spec: DataSpec, settings: Settings) -> dict[st
     """Return the settings that an entry proposes, as far as they fit those given."""
     recipe: Mapping[str, Any] = getattr(entry.module, "recipe", lambda config, spec: {})(entry.config, spec)
     return fitting(recipe, settings)
+
+
+def _for(task: catalog.Entry | None, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's recipe, which speaks of supervised learning, as far as another objective has such options."""
+    if task is None:
+        return recipe
+    return {**recipe, "objective": compose.settings(recipe.get("objective", {}), task)}
 
 
 def _fits(entry: catalog.Entry, network: nn.Module, name: str) -> None:

@@ -1,0 +1,237 @@
+"""What images teach without labels, or with few: `python benchmarks/selfsupervised.py [--cases NAME …] [--budget M]`.
+
+    contrast        SimCLR: a linear read-out of features that never saw a label               bar 85 %
+    captions        CLIP: classes told by sentences that were never a class (zero-shot)         bar 80 %
+    self_distill    DINO: the classes of the 20 nearest neighbours                              bar 83 %
+    masked_image    MAE: fine-tuned with 1,000 labels, against the same network from scratch    bar + 3 points
+    consistency     FixMatch and mean teacher with 250 labels, against these alone              bar + 5 points
+    metric          recall@1 among classes never seen, against raw pixels                       bar + 10 points
+
+The images are the bundled sample of Fashion-MNIST, 10,000 to learn from and 2,000 to test on; with --full all 60,000
+and the 10,000 of the original test set, where the Debian package `dataset-fashion-mnist` is installed. Each training
+takes --budget minutes at the most. Test images are judged once. The figures go to results/selfsupervised.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import runpy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fathom
+from fathom.api.embed import vectors
+from fathom.data._samples import find
+from fathom.evaluate import recall
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "selfsupervised.json"
+WHOLE = ["evaluate.baselines=false", "split.test=0.0", "split.valid=0.0"]
+VIT = ["model.pooling=mean", "model.width=96", "model.depth=4"]
+UNSEEN = ("T-shirt/top", "Pullover", "Coat", "Shirt", "Bag")
+SENTENCES = ("a photo of a {}", "a picture of a {}", "this is a {}", "{}")
+ASKED = "an image of a {}"  # a sentence that no training image has
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    options.add_argument("--budget", type=float, default=5.0, help="minutes of each training")
+    options.add_argument("--full", action="store_true", help="learn from all 60,000 images")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of the first training of each case")
+    given = options.parse_args()
+    train, test = images(given.full)
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in given.cases:
+        began = time.perf_counter()
+        found = CASES[name](train, test, given)
+        found |= {"budget": given.budget, "rows": len(train), "seed": given.seed, "set": given.sets}
+        found["all_seconds"] = round(time.perf_counter() - began)
+        known[name + ("_full" if given.full else "")] = found
+        print(json.dumps({name: found}, indent=2), flush=True)
+        known["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def contrast(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
+    model = learned(train.select("image"), given, model="resnet", objective="simclr")
+    found = {"linear_probe": linear(model.embed(train), train, model.embed(test), test), **seconds(model)}
+    begun = learned(train.select("image"), given, model="resnet", objective="simclr", rate=0.0, epochs=1)
+    found["linear_probe_of_first_weights"] = linear(begun.embed(train), train, begun.embed(test), test)
+    found["linear_probe_of_pixels"] = linear(pixels(train), train, pixels(test), test)
+    return judged(found, found["linear_probe"], 0.85)
+
+
+def captions(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(given.seed)
+    said = [SENTENCES[rng.integers(len(SENTENCES))].format(label.lower()) for label in train["label"]]
+    model = learned(train.select("image").with_columns(caption=pl.Series(said)), given, objective="clip")
+    classes = sorted(train["label"].unique())
+    asked = [ASKED.format(label.lower()) for label in classes]
+    names = dict(zip(asked, classes, strict=True))
+    right = model.match(test.select("image"), asked)["prediction"].replace_strict(names) == test["label"]
+    return judged({"zero_shot": float(right.mean()), **seconds(model)}, float(right.mean()), 0.80)
+
+
+def self_distill(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
+    model = learned(train.select("image"), given, model="vit", objective="dino", sets=VIT)
+    found = {"knn": neighbours(model.embed(train), train, model.embed(test), test), **seconds(model)}
+    found["linear_probe"] = linear(model.embed(train), train, model.embed(test), test)
+    found["knn_of_pixels"] = neighbours(pixels(train), train, pixels(test), test)
+    return judged(found, found["knn"], 0.83)
+
+
+def masked_image(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
+    few = drawn(train, 1_000, given.seed)
+    with TemporaryDirectory() as folder:
+        model = learned(train.select("image"), given, model="vit", objective="mae", sets=VIT, out=f"{folder}/pre")
+        tuned = accuracy(few, test, given, weights=f"{folder}/pre", epochs=40)
+    scratch = accuracy(few, test, given, model="vit", own=VIT)
+    found = {"fine_tuned": tuned, "from_scratch": scratch, "labels": len(few), **seconds(model)}
+    return judged(found, tuned - scratch, 0.03)
+
+
+def consistency(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
+    few = drawn(train, 250, given.seed)
+    rest = train.join(few.select("row"), on="row", how="anti").with_columns(label=pl.lit(None, pl.String))
+    mixed = pl.concat([few, rest])
+    found: dict[str, Any] = {"labels": len(few), "alone": accuracy(few, test, given, model="resnet")}
+    for way in ("fixmatch", "mean_teacher"):
+        found[way] = accuracy(mixed, test, given, model="resnet", objective=way, first=True)
+    return judged(found, max(found["fixmatch"], found["mean_teacher"]) - found["alone"], 0.05)
+
+
+def metric(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
+    hidden = test.filter(pl.col("label").is_in(UNSEEN))
+    seen = train.filter(~pl.col("label").is_in(UNSEEN))
+    labels = hidden["label"].to_numpy()
+    found: dict[str, Any] = {"unseen": UNSEEN, "pixels": recall(pixels(hidden), labels)}
+    for way in ("triplet", "arcface"):
+        model = learned(seen.select("image", "label"), given, target="label", model="resnet", objective=way)
+        found[way] = recall(vectors(model.embed(hidden)), labels) | seconds(model)
+    best = max(found["triplet"]["value"], found["arcface"]["value"])
+    return judged(found, best - found["pixels"]["value"], 0.10)
+
+
+CASES: dict[str, Callable[[pl.DataFrame, pl.DataFrame, Any], dict[str, Any]]] = {
+    "contrast": contrast,
+    "captions": captions,
+    "self_distill": self_distill,
+    "masked_image": masked_image,
+    "consistency": consistency,
+    "metric": metric,
+}
+
+
+def images(full: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what is learned from and what is tested on, with the columns image, label and row."""
+    if full:
+        train, test = runpy.run_path(str(HERE / "fashion.py"))["whole_set"]()
+    else:
+        sample = pl.read_parquet(find("fashion").path)
+        train, test = (sample.filter(pl.col("split") == part).drop("split") for part in ("train", "test"))
+    return train.with_row_index("row"), test.with_row_index("row")
+
+
+def learned(
+    source: pl.DataFrame,
+    given: Any,
+    *,
+    sets: list[str] | None = None,
+    rate: float | None = None,
+    epochs: int | None = None,
+    **how: Any,
+) -> fathom.Model:
+    """Train on all rows of a source, for the time allowed."""
+    chosen = [*WHOLE, *(sets or []), *given.sets]
+    if rate is not None:
+        chosen.append(f"engine.learning_rate={rate or 1e-12}")
+    return fathom.fit(source, minutes=given.budget, epochs=epochs, seed=given.seed, sets=chosen, progress=True, **how)
+
+
+def accuracy(
+    train: pl.DataFrame,
+    test: pl.DataFrame,
+    given: Any,
+    *,
+    own: list[str] | None = None,
+    first: bool = False,
+    **how: Any,
+) -> float:
+    """Return how often a model that learned from `train` is right on `test`."""
+    sets = [*WHOLE, *(own or []), *(given.sets if first else [])]
+    model = fathom.fit(
+        train.select("image", "label"),
+        "label",
+        minutes=given.budget,
+        seed=given.seed,
+        sets=sets,
+        progress=True,
+        **how,
+    )
+    return float((model.predict(test.select("image"))["prediction"] == test["label"]).mean())
+
+
+def drawn(train: pl.DataFrame, rows: int, seed: int) -> pl.DataFrame:
+    """Return so many rows, of each class alike."""
+    rng = np.random.default_rng(seed)
+    parts = [part.to_numpy() for part in train.group_by("label", maintain_order=True).agg("row")["row"]]
+    chosen = np.concatenate([rng.choice(part, rows // len(parts), replace=False) for part in parts])
+    return train.filter(pl.col("row").is_in(chosen))
+
+
+def linear(a: Any, train: pl.DataFrame, b: Any, test: pl.DataFrame) -> float:
+    """Return the accuracy of logistic regression on vectors."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+    probe.fit(_array(a), train["label"].to_numpy())
+    return float(probe.score(_array(b), test["label"].to_numpy()))
+
+
+def neighbours(a: Any, train: pl.DataFrame, b: Any, test: pl.DataFrame, count: int = 20) -> float:
+    """Return the accuracy of the nearest neighbours by cosine, the nearer counting more."""
+    judge = KNeighborsClassifier(count, metric="cosine", weights="distance")
+    judge.fit(_array(a), train["label"].to_numpy())
+    return float(judge.score(_array(b), test["label"].to_numpy()))
+
+
+def pixels(frame: pl.DataFrame) -> np.ndarray:
+    """Return the pixels of images, [N, H·W]."""
+    import io
+
+    from PIL import Image
+
+    rows = [np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("L")) for image in frame["image"]]
+    return np.stack(rows).reshape(len(rows), -1).astype(np.float32) / 255
+
+
+def _array(found: Any) -> np.ndarray:
+    return found if isinstance(found, np.ndarray) else vectors(found)
+
+
+def seconds(model: fathom.Model) -> dict[str, Any]:
+    run = json.loads(model.files["evidence.json"])["run"]
+    return {"seconds": round(run["seconds"]), "epochs": len(run["epochs"]), "parameters": run["parameters"]}
+
+
+def judged(found: dict[str, Any], value: float, bar: float) -> dict[str, Any]:
+    return found | {"value": round(value, 4), "bar": bar, "reached": value >= bar}
+
+
+if __name__ == "__main__":
+    main()

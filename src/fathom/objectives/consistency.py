@@ -1,0 +1,194 @@
+"""Learning from few labels and many images without: what is said of an image has to hold however it is looked at.
+
+    fixmatch        what the model is sure of when an image is little changed, it has to say when it is changed a lot
+    mean_teacher    the model has to say of one view what its moving average says of another
+
+    loss = cross-entropy of the rows with a label  +  weight · disagreement over all rows
+
+Rows whose target is missing are those without a label. In an epoch each row with one stands so often that a batch holds
+one for every seven without (FixMatch's share). What the run's `augment` makes of an image is the little change.
+
+Sources: Sohn et al., FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence, 2020; Tarvainen,
+Valpola, Mean Teachers Are Better Role Models, 2017.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fathom.core.config import at_least, below_one, option
+from fathom.core.errors import ConfigError
+from fathom.core.objective import Objective
+from fathom.core.types import Average, Batch, DataSpec, Features, Field, Loss, Stats
+from fathom.layers.heads import Head
+from fathom.layers.similar import one_vector
+from fathom.layers.views import Views
+
+REFERENCE = (
+    "Sohn, Berthelot, Li, Zhang, Carlini, Cubuk, Kurakin, Zhang, Raffel, FixMatch: Simplifying Semi-Supervised "
+    "Learning with Consistency and Confidence, 2020; "
+    "Tarvainen, Valpola, Mean Teachers Are Better Role Models: Weight-Averaged Consistency Targets Improve "
+    "Semi-Supervised Deep Learning Results, 2017"
+)
+WEIGHTS = {"fixmatch": 1.0, "mean_teacher": 10.0}
+SHOWN = 8  # images whose views are shown
+
+
+@dataclass(frozen=True)
+class Config:
+    method: Literal["fixmatch", "mean_teacher"] = option("fixmatch", "what has to agree with what")
+    threshold: float = option(0.95, "fixmatch: probability from which the model is sure of a class")
+    weight: float = option(0.0, "of the disagreement; 0: fixmatch 1, mean_teacher 10")
+    unlabelled: float = option(7.0, "rows without a label for each row with one, in a batch")
+    momentum: float = option(0.99, "mean_teacher: of the teacher, at first; it rises to 0.999")
+    crop: float = option(0.5, "smallest area of a strongly changed view, as a share of the image's")
+    jitter: float = option(0.5, "how much such views differ in brightness, contrast and saturation")
+    erase: float = option(0.4, "side of a square painted grey in such views, as a share of the image's")
+
+
+presets: dict[str, Config] = {"fixmatch": Config(), "mean_teacher": Config(method="mean_teacher")}
+
+
+def repeats(config: Config, labelled: int, rows: int) -> int:
+    """Return how often a row with a label stands in an epoch."""
+    return max(1, round((rows - labelled) / max(1.0, config.unlabelled * labelled)))
+
+
+def accepts(spec: DataSpec) -> str | None:
+    """Return why this objective cannot learn from such data, or None."""
+    if len(spec.targets) != 1 or spec.targets[0].kind != "category":
+        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.targets[:4]) or "none"
+        return f"it needs one target column of classes, empty where a row has no label; the targets are {given}"
+    return spec.unless_one("image")
+
+
+def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
+    """Return settings to train with: large batches, since few of a batch have a label."""
+    epochs = max(10, min(100, round(250_000 / max(spec.rows, 1))))
+    return {"engine": {"batch_size": 256 if spec.rows >= 5_000 else 64, "epochs": epochs, "average": 0.995}}
+
+
+def example() -> DataSpec:
+    """Return small grey images, half of which have a label."""
+    return DataSpec(
+        inputs=(Field(name="image", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,))),),
+        targets=(Field(name="label", kind="category", classes=("no", "yes"), counts=(4, 4)),),
+        rows=16,
+    )
+
+
+def build(config: Config, spec: DataSpec, model: nn.Module) -> Consistency:
+    """Return the objective.
+
+    Raises:
+        ConfigError: the data is of another kind, or an option is out of range.
+    """
+    why = accepts(spec)
+    if why:
+        raise ConfigError(f"Objective 'consistency' cannot be used: {why}.")
+    at_least(config, {"weight": 0, "unlabelled": 0.01, "crop": 0.01, "jitter": 0, "erase": 0}, "objective")
+    below_one(config, "threshold", "momentum", "erase", where="objective")
+    if config.crop > 1:
+        raise ConfigError(f"Option 'objective.crop' was given {config.crop}; expected a share up to 1.")
+    return Consistency(config, spec, model)
+
+
+class Consistency(Objective):
+    """A model with a head for the classes and, where asked for, a teacher that trails both."""
+
+    def __init__(self, config: Config, spec: DataSpec, model: nn.Module) -> None:
+        super().__init__()
+        self.config, self.model = config, model
+        self.key, self.target = spec.inputs[0].key, spec.targets[0]
+        self.predicts = spec.targets
+        self.share = _share(config, sum(self.target.counts), spec.rows)
+        self.weight = config.weight or WEIGHTS[config.method]
+        self.head = Head(int(model.width), len(self.target.classes))  # type: ignore[arg-type]
+        self.strong = Views((config.crop, 1.0), flip=0.0, jitter=config.jitter, grey=0.0, erase=config.erase)
+        self.other = Views((max(config.crop, 0.8), 1.0), flip=0.0, jitter=config.jitter / 2, grey=0.0)
+        if config.method == "mean_teacher":
+            self.teacher = copy.deepcopy(model).requires_grad_(False)
+            self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+
+    def losses(self, batch: Batch, phase: str = "main") -> Loss:
+        image, truth = batch[self.key], batch[self.target.target_key]
+        given, agree = (self._fixmatch if self.config.method == "fixmatch" else self._mean_teacher)(image)
+        logits, penalty = given
+        known = truth >= 0
+        # Divided by what a batch holds on average, so that the gradient of many micro-batches is that of one batch.
+        each = F.cross_entropy(logits, truth.clamp_min(0), reduction="none") * known
+        labelled = each.sum() / (len(truth) * self.share)
+        unlabelled, sure = agree
+        parts = {"labelled": labelled, "unlabelled": unlabelled, "sure": sure}
+        total = labelled + self.weight * unlabelled
+        if penalty is not None:
+            parts["penalty"], total = penalty, total + penalty
+        return Loss(total, parts, weight=float(len(truth)))
+
+    def metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `loss`, the log-loss, and `error`, whether the class is wrong."""
+        truth, found = batch[self.target.target_key], self.predict(batch)[self.target.name]
+        chosen = found.gather(1, truth.clamp_min(0)[:, None]).squeeze(1)
+        return {"loss": -chosen.clamp_min(1e-12).log(), "error": (found.argmax(1) != truth).float()}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the probabilities [B, C]: of the teacher, where there is one."""
+        if self.config.method == "mean_teacher":
+            features = self.teacher(batch)
+            return {self.target.name: _logits(features, self.teacher_head).softmax(1)}
+        return {self.target.name: _logits(self.model(batch), self.head).softmax(1)}
+
+    def averages(self) -> tuple[Average, ...]:
+        """The teacher trails the student."""
+        if self.config.method == "fixmatch":
+            return ()
+        pairs = ((self.model, self.teacher), (self.head, self.teacher_head))
+        first, last = self.config.momentum, max(0.999, self.config.momentum)
+        return tuple(Average(source, target, first, last) for source, target in pairs)
+
+    def show(self, batch: Batch) -> dict[str, Tensor]:
+        """Return images above the views of them on which the model has to agree with itself."""
+        images = batch[self.key][:SHOWN]
+        view = self.strong if self.config.method == "fixmatch" else self.other
+        return {"images, and views of which the same has to be said": torch.cat([images.float(), view(images)]) / 255}
+
+    def _fixmatch(self, image: Tensor) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+        """Return (the logits [B, C] of the images as they are, the model's penalty) and (the disagreement, the share of
+        images that the model is sure of)."""
+        both = torch.cat([image.to(torch.float32), self.strong(image).to(torch.float32)])
+        features = self.model({self.key: both})
+        weak, strong = _logits(features, self.head).chunk(2)
+        probability, said = weak.detach().softmax(1).max(1)
+        sure = (probability >= self.config.threshold).to(strong.dtype)
+        disagreement = (F.cross_entropy(strong, said, reduction="none") * sure).mean()
+        return (weak, features.penalty), (disagreement, sure.mean())
+
+    def _mean_teacher(self, image: Tensor) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+        """Return the same, with the squared distance of the student's probabilities from its teacher's."""
+        features = self.model({self.key: self.other(image)})
+        logits = _logits(features, self.head)
+        with torch.no_grad():
+            wanted = _logits(self.teacher({self.key: self.other(image)}), self.teacher_head).softmax(1)
+        disagreement = (logits.softmax(1) - wanted).square().sum(1).mean()
+        sure = (wanted.amax(1) >= self.config.threshold).to(wanted.dtype).mean()
+        return (logits, features.penalty), (disagreement, sure)
+
+
+def _logits(features: Features, head: Head) -> Tensor:
+    """Return logits [B, C], at least in float32."""
+    found = head(one_vector(features.pooled)).squeeze(1)
+    return found.to(torch.promote_types(found.dtype, torch.float32))
+
+
+def _share(config: Config, labelled: int, rows: int) -> float:
+    """Return the share of rows with a label among those that an epoch has, some of them several times."""
+    if not 0 < labelled < rows:
+        return 1.0
+    standing = labelled * repeats(config, labelled, rows)
+    return standing / (standing + rows - labelled)
