@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -131,6 +132,14 @@ def preparing(settings: Settings, objective: ObjectiveChoice) -> dict[str, Any]:
     """Return options of preparing that suit the objective, where the user says nothing."""
     entry = aim(settings, objective)
     return dict(getattr(objective if entry is None else entry.module, "PREPARE", {}))
+
+
+def repeats(settings: Settings, objective: ObjectiveChoice) -> Callable[[int, int], int] | None:
+    """Return how often a row with a target stands in an epoch, of an objective that also learns from rows without one;
+    None of others."""
+    entry = aim(settings, objective)
+    asked = getattr(objective if entry is None else entry.module, "repeats", None)
+    return None if asked is None else partial(asked, entry.config if entry else None)
 
 
 def _recipe(entry: catalog.Entry, spec: DataSpec, settings: Settings) -> dict[str, Any]:

@@ -104,12 +104,12 @@ def _rivals(material: Material, assembled: Assembled, judge: Part) -> list[Basel
     config = build(EvaluateConfig, assembled.settings.of("evaluate"), "evaluate")
     if not config.baselines or judge is material.train:
         return []
-    spec = material.preprocess.spec
+    spec, known = material.preprocess.spec, material.labelled
     return baselines(
-        material.train.prepared.store.columns,
+        known.prepared.store.columns,
         judge.prepared.store.columns,
         spec,
-        {f.name: (_texts(material.train, f.source), _texts(judge, f.source)) for f in spec.texts},
+        {f.name: (_texts(known, f.source), _texts(judge, f.source)) for f in spec.texts},
         assembled.plan.seed,
         config.baseline_seconds,
     )

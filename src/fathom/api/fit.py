@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fathom.api.assemble import Assembled, ModelChoice, ObjectiveChoice, assemble, fitting, preparing, use_of_targets
+from fathom.api.assemble import (
+    Assembled,
+    ModelChoice,
+    ObjectiveChoice,
+    assemble,
+    fitting,
+    preparing,
+    repeats,
+    use_of_targets,
+)
 from fathom.api.conclude import conclude
 from fathom.api.config import Settings, gather
 from fathom.api.model import Model
@@ -108,7 +117,8 @@ def fit(
         settings = settings.over(fitting(begun.settings, settings))
     use = use_of_targets(settings, objective)
     settings = settings.over({"prepare": preparing(settings, objective)})
-    material = prepare(source, test, settings, seed, begun.vocabulary if begun else None, use, begun is not None)
+    words, again = begun.vocabulary if begun else None, repeats(settings, objective)
+    material = prepare(source, test, settings, seed, words, use, begun is not None, again)
     _check_batch(asked, len(material.train.prepared.rows))
     for line in material.told():
         tell(line)
@@ -150,7 +160,7 @@ def _train(
     folder = None if out is None else Path(out) / CHECKPOINTS
     groups = assembled.settings.groups
     data = TrainingData(
-        train=material.train.prepared.store,
+        train=material.learned,
         valid=material.valid.prepared.store if material.valid else None,
         augment=assembled.augment,
     )

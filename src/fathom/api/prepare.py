@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from fathom.api.config import DataConfig, Settings
 from fathom.api.look import describe_set_aside
 from fathom.core.config import as_dict, build
 from fathom.core.errors import DataError, did_you_mean
-from fathom.core.types import IMBALANCE
+from fathom.core.types import IMBALANCE, Store
 from fathom.data import (
     Column,
+    Picked,
     PrepareConfig,
     Prepared,
     Preprocess,
     SetAside,
+    Split,
     SplitConfig,
     Table,
+    TensorStore,
     Vocabulary,
     infer,
     overlaps,
@@ -52,6 +56,7 @@ class Material:
     Attributes:
         overlap: how many test rows also stand in the training rows.
         settings: the complete options of the groups data, split and prepare.
+        repeats: how often a row with a target stands in an epoch, where others have none; None: all have one.
     """
 
     table: Table
@@ -65,6 +70,7 @@ class Material:
     how_split: str
     settings: dict[str, dict[str, Any]]
     notes: tuple[str, ...] = field(default=())
+    repeats: Callable[[int, int], int] | None = None
 
     @property
     def judge(self) -> tuple[str, Part]:
@@ -74,6 +80,33 @@ class Material:
         if self.valid is not None:
             return "validation", self.valid
         return "training", self.train
+
+    @property
+    def learned(self) -> Store:
+        """The training rows as they are learned from: where only few have a target, these stand several times."""
+        store, known = self.train.prepared.store, self._labelled
+        if self.repeats is None or len(known) in (0, len(store)):
+            return store
+        times = self.repeats(len(known), len(store))
+        return Picked(store, torch.cat([torch.arange(len(store)), torch.from_numpy(known).repeat(times - 1)]))
+
+    @property
+    def labelled(self) -> Part:
+        """The training rows that have a target."""
+        part, known = self.train, self._labelled
+        if len(known) == len(part.prepared.rows):
+            return part
+        store = TensorStore(part.prepared.store.gather(torch.from_numpy(known)))
+        return Part(part.table, replace(part.prepared, store=store, rows=part.prepared.rows[known]))
+
+    @property
+    def _labelled(self) -> np.ndarray:
+        """Positions among the training rows of those whose target is known."""
+        known = np.ones(len(self.train.prepared.rows), dtype=bool)
+        for target in self.preprocess.spec.targets if self.repeats is not None else ():
+            values = self.train.prepared.store.columns[target.target_key].numpy()
+            known &= values >= 0 if target.kind == "category" else np.isfinite(values)
+        return np.flatnonzero(known)
 
     def told(self) -> Iterator[str]:
         """Yield what the user should know before training starts."""
@@ -102,6 +135,7 @@ def prepare(
     words: Vocabulary | None = None,
     use: str = "needed",
     trained: bool = False,
+    repeats: Callable[[int, int], int] | None = None,
 ) -> Material:
     """Return the material of one run.
 
@@ -111,6 +145,8 @@ def prepare(
         words: the tokens that texts are read by; otherwise they are learned.
         use: of targets by the objective: "needed", "optional" or "unused"; an unused one is no input either.
         trained: whether the network begins with trained weights, and so is moved by a fixed number of steps.
+        repeats: of an objective that also learns from rows without a target: how often a row with one stands in an
+            epoch, given how many have one and how many rows there are. Otherwise rows without one are set aside.
 
     Raises:
         DataError, ConfigError: naming file, row, column or option.
@@ -135,6 +171,8 @@ def prepare(
     )
     dividing = _spare(dividing, columns, targets, len(table.frame), settings, trained)
     parts = split(table.frame, columns, targets, dividing, seed)
+    if repeats is not None:
+        parts = _all_unlabelled_train(parts, table.frame, targets, dividing)
     preparing = build(PrepareConfig, settings.of("prepare"), "prepare")
     preprocess, prepared = Preprocess.fit(
         table.frame,
@@ -145,6 +183,7 @@ def prepare(
         config=preparing,
         seed=seed,
         vocabulary=words,
+        missing=repeats is not None,
     )
     train = Part(table, prepared)
     valid = _part(table, preprocess, parts.valid) if len(parts.valid) else None
@@ -168,6 +207,7 @@ def prepare(
             "prepare": as_dict(preparing),
         },
         notes=_notes(table, tested, train, valid, judge),
+        repeats=repeats,
     )
 
 
@@ -199,6 +239,20 @@ def _spare(
     if asked or rows >= SMALL or (kinds & {"text", "image"} and not trained):
         return config
     return replace(config, valid=0.0)
+
+
+def _all_unlabelled_train(parts: Split, frame: pl.DataFrame, targets: Sequence[str], config: SplitConfig) -> Split:
+    """Return the parts with all rows that lack a target to train on: nothing can be chosen or judged by them. Those
+    that a column marks as test stay there, and are set aside."""
+    lacking = pl.any_horizontal(pl.col(name).is_null() | (pl.col(name).cast(pl.String) == "") for name in targets)
+    unknown = frame.select(lacking).to_series().fill_null(True).to_numpy()
+    moved = [parts.valid[unknown[parts.valid]]]
+    test = parts.test
+    if not config.column:
+        moved.append(test[unknown[test]])
+        test = test[~unknown[test]]
+    train = np.sort(np.concatenate([parts.train, *moved]))
+    return Split(train=train, valid=parts.valid[~unknown[parts.valid]], test=test)
 
 
 def _how_split(config: SplitConfig, tested: bool) -> str:

@@ -6,6 +6,7 @@ split, overlaps    which rows train, choose and test; rows on both sides
 Preprocess         columns -> tensors, learned from the training rows
 Vocabulary         the tokens by which a published network reads texts
 TensorStore        the tensors, handed out a batch at a time
+Picked             some of them, one or several times each
 """
 
 from fathom.data._assemble import Prepared
@@ -16,11 +17,12 @@ from fathom.data._preprocess import Preprocess
 from fathom.data._published import Vocabulary, vocabulary
 from fathom.data._source import read
 from fathom.data._split import Split, SplitConfig, split
-from fathom.data._store import TensorStore
+from fathom.data._store import Picked, TensorStore
 from fathom.data._table import SetAside, Table
 
 __all__ = [
     "Column",
+    "Picked",
     "PrepareConfig",
     "Prepared",
     "Preprocess",

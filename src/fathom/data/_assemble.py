@@ -89,14 +89,22 @@ class Assembly:
         series = self.frame.get_column(name)
         return series if len(self.rows) == len(series) else series.gather(self.rows)
 
-    def add_targets(self, encoders: Sequence[TargetEncoder], unseen: bool = False) -> None:
-        """Write the targets, and set aside the rows without one: also those of unseen classes, unless asked for."""
+    def add_targets(self, encoders: Sequence[TargetEncoder], unseen: bool = False, missing: bool = False) -> None:
+        """Write the targets, and set aside the rows without one: also those of unseen classes, unless asked for.
+
+        With `missing`, rows without one are kept, their code -1, their number NaN.
+        """
         kept = np.ones(len(self.rows), dtype=bool)
         found = []
         for encoder in encoders:
             series = self.column(encoder.column)
             values, gaps = encoder.encode(series, unseen)
             found.append((encoder.output.target_key, values))
+            if missing:
+                count = int(gaps.sum())
+                if count:
+                    self.notes.append(f"{count:,} rows have no '{encoder.column}'; they are learned from without it.")
+                continue
             for place in np.flatnonzero(gaps & kept).tolist():
                 self._reject(int(self.rows[place]), encoder.column, encoder.reason(series[place]))
             kept &= ~gaps

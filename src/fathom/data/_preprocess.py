@@ -76,6 +76,7 @@ class Preprocess:
         config: PrepareConfig | None = None,
         seed: int = 0,
         vocabulary: Vocabulary | None = None,
+        missing: bool = False,
     ) -> tuple[Preprocess, Prepared]:
         """Learn from the training rows only, and prepare them.
 
@@ -88,6 +89,7 @@ class Preprocess:
             config: see `PrepareConfig`.
             seed: draws the sample that medians, quantiles, tokens and sizes are learned from.
             vocabulary: the tokens that texts are read by; otherwise each column's are learned.
+            missing: keep rows that have no target, with code -1 or NaN for it; otherwise they are set aside.
 
         Raises:
             DataError: there is nothing to learn from, or most rows had to be set aside.
@@ -105,7 +107,7 @@ class Preprocess:
             for name in targets
             if name not in texts
         )
-        work.add_targets(outcomes)
+        work.add_targets(outcomes, missing=missing)
         work.require(texts)
         draft = cls(version=VERSION, rows=0, memory=config.memory, columns=tuple(columns), outcomes=outcomes)
         if texts:

@@ -27,3 +27,21 @@ class TensorStore:
     def gather(self, index: Tensor) -> Batch:
         batch = {key: column.index_select(0, index) for key, column in self.columns.items()}
         return {key: column.long() if column.dtype == torch.int32 else column for key, column in batch.items()}
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Samples of a store in another order: one may stand several times, another not at all.
+
+    Attributes:
+        index: [N] int64, where each stands in the store.
+    """
+
+    store: TensorStore
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def gather(self, index: Tensor) -> Batch:
+        return self.store.gather(self.index[index])

@@ -100,10 +100,12 @@ class TargetEncoder:
         return found.astype(np.int64), gaps
 
     def measured(self, values: np.ndarray) -> TargetEncoder:
-        """Return this encoder with the counts or statistics of the training rows kept, of which `values` [N] are."""
+        """Return this encoder with the counts or statistics of the training rows kept, of which `values` [N] are; rows
+        that are kept without a target do not count."""
         if self.kind == "category":
-            return replace(self, counts=tuple(np.bincount(values, minlength=len(self.classes)).tolist()))
-        exact = values.astype(np.float64)
+            known = values[values >= 0]
+            return replace(self, counts=tuple(np.bincount(known, minlength=len(self.classes)).tolist()))
+        exact = values[np.isfinite(values)].astype(np.float64)
         mean, std, low, high = float(exact.mean()), float(exact.std()) or 1.0, float(exact.min()), float(exact.max())
         return replace(self, stats=Stats(mean=(mean,), std=(std,), minimum=(low,), maximum=(high,)))
 

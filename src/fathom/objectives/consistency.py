@@ -57,7 +57,7 @@ presets: dict[str, Config] = {"fixmatch": Config(), "mean_teacher": Config(metho
 
 def repeats(config: Config, labelled: int, rows: int) -> int:
     """Return how often a row with a label stands in an epoch."""
-    return max(1, round((rows - labelled) / max(1.0, config.unlabelled * labelled)))
+    return max(1, round((rows - labelled) / (config.unlabelled * labelled))) if labelled else 1
 
 
 def accepts(spec: DataSpec) -> str | None:
