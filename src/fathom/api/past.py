@@ -14,6 +14,7 @@ from fathom.api.config import Settings, gather
 from fathom.api.prepare import Material, prepare
 from fathom.api.transfer import Origin
 from fathom.artifact import Artifact, manifest
+from fathom.core import compose
 from fathom.core.config import build
 from fathom.core.errors import ConfigError, DataError
 from fathom.core.past import Trained
@@ -88,7 +89,9 @@ class Past:
             )
         settings: Settings = gather(values, {}, ())
         seed = build(Plan, settings.of("engine"), "engine").seed
-        material = prepare(source, settings.of("data").get("test") or None, settings, seed)
+        entry = compose.chosen({"name": compose.DEFAULT, **settings.of("objective")})
+        use = str(getattr(entry.module, "TARGET", "needed"))
+        material = prepare(source, settings.of("data").get("test") or None, settings, seed, use=use)
         return material.train.table, material.train.prepared.rows
 
     def _require_alike(self, earlier: Artifact, folder: str, option: str) -> None:

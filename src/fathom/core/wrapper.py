@@ -1,14 +1,19 @@
-"""A wrapper: an objective that changes how another is learned, and never what it is."""
+"""A wrapper: an objective that changes how another is learned, and never what it is.
+
+Wrapper         holds another objective
+scaled, plus    a loss times a number; a loss with further costs
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fathom.core.objective import Objective
-from fathom.core.types import Average, Batch, Field, Phase
+from fathom.core.types import Average, Batch, Field, Loss, Phase
 
 
 class Wrapper(Objective):
@@ -54,3 +59,24 @@ class Wrapper(Objective):
 
     def averages(self) -> tuple[Average, ...]:
         return self.inner.averages()
+
+
+def scaled(loss: Loss, factor: float) -> Loss:
+    """Return a loss times a number; its parts are told as they were."""
+    terms = tuple(Loss(term.total * factor, weight=term.weight) for term in loss.terms)
+    return Loss(loss.total * factor, loss.parts, loss.weight, terms)
+
+
+def plus(loss: Loss, costs: Mapping[str, tuple[float, Tensor]], batch: Batch) -> Loss:
+    """Return a loss with further costs, each a mean over the rows of the batch, or no mean at all.
+
+    Args:
+        costs: by name, (weight, cost); the cost is told without its weight.
+    """
+    rows = float(len(next(iter(batch.values()))))
+    more = torch.stack([weight * cost for weight, cost in costs.values()]).sum()
+    parts = {"own": loss.total, **loss.parts, **{name: cost for name, (_, cost) in costs.items()}}
+    terms = loss.terms
+    if terms or not (isinstance(loss.weight, float) and loss.weight == rows):
+        terms = (*(terms or (Loss(loss.total, weight=loss.weight),)), Loss(more, weight=rows))
+    return Loss(loss.total + more, parts, loss.weight, terms)

@@ -125,4 +125,8 @@ def _plain(phase: Phase) -> bool:
 def _alike(terms: Sequence[Loss]) -> bool:
     """Whether the parts surely count in the same units. On a GPU a count may be a tensor, which is not waited for."""
     first = terms[0].weight
-    return all(term.weight is first or (isinstance(first, float) and term.weight == first) for term in terms)
+    return all(term.weight is first or _same(term.weight, first) for term in terms)
+
+
+def _same(weight: Tensor | float, other: Tensor | float) -> bool:
+    return isinstance(weight, float) and isinstance(other, float) and weight == other

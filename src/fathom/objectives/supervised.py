@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.config import option
+from fathom.core.config import below_one, option
 from fathom.core.objective import Objective
 from fathom.core.types import IMBALANCE, UNKNOWN, Batch, DataSpec, Field, Loss, Stats
 from fathom.layers.heads import Head
@@ -68,11 +68,19 @@ def example() -> DataSpec:
 
 
 def build(config: Config, spec: DataSpec, model: nn.Module) -> Supervised:
+    """Return the objective.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    below_one(config, "label_smoothing", "dropout", where="objective")
     return Supervised(config, spec, model)
 
 
 class Supervised(Objective):
     """One head for each target on the features of one model."""
+
+    soft_targets = True
 
     def __init__(self, config: Config, spec: DataSpec, model: nn.Module) -> None:
         super().__init__()
@@ -141,6 +149,8 @@ class Supervised(Objective):
         return [output.to(torch.promote_types(output.dtype, torch.float32)) for output in found]
 
     def _category_loss(self, index: int, logits: Tensor, truth: Tensor) -> Tensor:
+        if truth.ndim == 2:
+            return self._soft_loss(index, logits, truth)
         members = logits.shape[1]
         each = F.cross_entropy(
             logits.flatten(0, 1),  # [B·K, C]
@@ -150,6 +160,14 @@ class Supervised(Objective):
         ).view(-1, members)
         weight = self._weight_of(index, truth)
         return (each * weight[:, None]).mean() if isinstance(weight, Tensor) else each.mean()
+
+    def _soft_loss(self, index: int, logits: Tensor, truth: Tensor) -> Tensor:
+        """Return the mean over the classes of what each would cost, by their probabilities `truth` [B, C]."""
+        cost = -logits.log_softmax(-1)  # [B, K, C]
+        cost = torch.lerp(cost, cost.mean(-1, keepdim=True), self.config.label_smoothing)
+        weights = getattr(self, f"weights_{index}")
+        share = truth.to(cost.dtype) if weights is None else truth.to(cost.dtype) * weights
+        return (cost * share[:, None]).sum(-1).mean()
 
     def _number_loss(self, target: Field, output: Tensor, truth: Tensor) -> Tensor:
         mean, std = _scale(target)

@@ -1,0 +1,144 @@
+"""Knowledge distillation: a student learns from a trained teacher's predictions, and from the truth.
+
+    (1 − s) · L + s · T² · KL(p_teacher(T) ‖ p_student(T)),    p(T) = softmax(log p / T)
+
+What the teacher finds likely beside the right class says how classes resemble each other; a high temperature T shows
+it. A number is learned from the teacher's value. Features may be learned, too, through a linear projection onto the
+width of the teacher's (a hint). The teacher is no part of the student: it is neither trained nor stored again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fathom.core.config import at_least, option
+from fathom.core.errors import ConfigError, did_you_mean
+from fathom.core.objective import Objective, predicted
+from fathom.core.past import Past, Trained
+from fathom.core.types import Batch, DataSpec, Field, Loss, Phase, Stats
+from fathom.core.wrapper import Wrapper, plus, scaled
+from fathom.layers.once import once
+
+REFERENCE = (
+    "Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015; Romero, Ballas, Kahou, Chassang, "
+    "Gatta, Bengio, FitNets: Hints for Thin Deep Nets, 2015"
+)
+LEAST = 1e-30  # probability whose logarithm is taken
+
+
+@dataclass(frozen=True)
+class Config:
+    teacher: str = option("", "folder of the trained model to learn from")
+    temperature: float = option(4.0, "T, by which log-probabilities are divided")
+    share: float = option(0.9, "s, of the teacher's predictions in the loss; what remains is that of the truth")
+    features: float = option(0.0, "weight of the squared distance between projected features and the teacher's")
+
+
+presets: dict[str, Config] = {}
+
+
+def accepts(spec: DataSpec) -> str | None:
+    """Return why there is nothing to distil from such data, or None."""
+    return None if spec.targets else "it needs at least one target column, which the teacher predicts"
+
+
+def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = None) -> Distill:
+    """Return the wrapper.
+
+    Raises:
+        ConfigError: no teacher is named, or it takes or predicts other columns than the student.
+    """
+    at_least(config, {"features": 0}, "objective.distill")
+    if not 0 <= config.share <= 1 or not config.temperature > 0:
+        name, given = ("share", config.share) if config.temperature > 0 else ("temperature", config.temperature)
+        expected = "a share from 0 to 1" if name == "share" else "a number above 0"
+        raise ConfigError(f"Option 'objective.distill.{name}' was given {given}; expected {expected}.")
+    if past is None or not config.teacher:
+        raise ConfigError(
+            "Wrapper 'distill' needs a teacher: set objective.distill.teacher to a trained model's folder."
+        )
+    return Distill(config, predicted(inner, spec), inner, past.model(config.teacher, "objective.distill.teacher", True))
+
+
+class Distill(Wrapper):
+    """The wrapped objective's loss, with a teacher's."""
+
+    def __init__(self, config: Config, targets: tuple[Field, ...], inner: Objective, teacher: Trained) -> None:
+        super().__init__(inner)
+        self.config, self.targets = config, targets
+        self.order = [_order(target, teacher) for target in targets]
+        self._teacher = (teacher.objective.eval().requires_grad_(False),)  # in a tuple: no part of this module
+        theirs, ours = int(teacher.objective.model.width), int(self.model.width)  # type: ignore[arg-type]
+        self.projection = nn.Linear(ours, theirs) if config.features else None
+
+    def losses(self, batch: Batch, phase: str = "main") -> Loss:
+        with once(self.model):
+            loss = self.inner.losses(batch, phase)
+            if phase != self.phases()[0].name:
+                return loss
+            said, features = self._taught(batch)
+            guess = self.inner.predict(batch)
+            each = [self._cost(t, guess[t.name], s) for t, s in zip(self.targets, said, strict=True)]
+            taught, share = torch.stack(each).mean(), self.config.share
+            costs = {"teacher": (share, taught)}
+            if self.projection is not None:
+                ours = self.projection(self.model(batch).pooled)
+                costs["features"] = (self.config.features, F.mse_loss(_wide(ours), _wide(features)))
+        return plus(scaled(loss, 1 - share), costs, batch)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the wrapped objective's turns; the projection moves in the first."""
+        first, *others = self.inner.phases()
+        own = () if self.projection is None else tuple(self.projection.parameters())
+        return (replace(first, parameters=(*first.parameters, *own)), *others)
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """Return the teacher's prediction of each target, in the student's order of classes, and its features."""
+        teacher, device = self._teacher[0], next(iter(batch.values())).device
+        if next(teacher.parameters()).device != device:
+            teacher.to(device)
+        with once(teacher.model):
+            found = teacher.predict(batch)
+            features = teacher.model(batch).pooled
+        said = [
+            found[t.name] if o is None else found[t.name][:, o] for t, o in zip(self.targets, self.order, strict=True)
+        ]
+        return said, features
+
+    def _cost(self, target: Field, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return what a target's prediction costs for being another than the teacher's."""
+        if target.kind != "category":
+            spread = (target.stats or Stats()).std[0] or 1.0
+            return ((student - teacher) / spread).square().mean()
+        temperature = self.config.temperature
+        ours, theirs = ((p.clamp_min(LEAST).log() / temperature).log_softmax(1) for p in (student, teacher))
+        return F.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return values at least in float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _order(target: Field, teacher: Trained) -> list[int] | None:
+    """Return where the teacher has each of a target's classes; None of a number.
+
+    Raises:
+        ConfigError: it does not predict that target, or with other classes.
+    """
+    known = {field.name: field for field in predicted(teacher.objective, teacher.spec)}
+    theirs = known.get(target.name)
+    place = f"The teacher '{teacher.folder}'"
+    if theirs is None or theirs.kind != target.kind:
+        raise ConfigError(f"{place} does not predict '{target.name}'.{did_you_mean(target.name, known)}")
+    if target.kind != "category":
+        return None
+    if set(theirs.classes) != set(target.classes):
+        differing = sorted(set(theirs.classes) ^ set(target.classes))[0]
+        raise ConfigError(f"{place} tells other classes of '{target.name}' apart: '{differing}' is not common to both.")
+    return [theirs.classes.index(name) for name in target.classes]
