@@ -38,6 +38,8 @@ def render() -> str:
     for room, group in (("models", "model"), ("objectives", "objective")):
         for name in catalog.files(room):
             parts.append(_table(f"`{group}` where `{group}.name` is `{name}`", type(catalog.find(room, name).config)))
+    for name in catalog.files("wrappers"):
+        parts.append(_table(f"`objective.{name}` of wrapper `{name}`", type(catalog.find("wrappers", name).config)))
     return "\n".join(parts)
 
 

@@ -23,8 +23,10 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def list_objectives() -> list[dict[str, Any]]:
-    """Return what a model can be trained to do: name, file, one line about it, its source."""
-    return _entries("objectives")
+    """Return what a model can be trained to do, and the wrappers that change how (`wraps`): name, file, one line about
+    it, its source."""
+    wrappers = [{**row, "about": f"around another: {row['about']}", "wraps": True} for row in _entries("wrappers")]
+    return [{**row, "wraps": False} for row in _entries("objectives")] + wrappers
 
 
 def list_samples() -> list[dict[str, Any]]:
