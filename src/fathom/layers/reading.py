@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.layers.attention import SelfAttention, rotate
+from fathom.layers.attention import Packing, SelfAttention, rotate
 from fathom.layers.written import Written
 
 
@@ -39,18 +39,28 @@ class Reading(nn.Module):
         key, value = self.project_memory(memory).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
         return key.transpose(1, 2), value.transpose(1, 2)
 
-    def weights(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+    def weights(
+        self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
         """Return how much of what was read each token gathers: [B, H, T, S], sums over S being one."""
-        query = self.project_in(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
+        query = self.project_in(x) if packing is None else packing.pad(self.project_in(x))
+        query = query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         return (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1)
 
-    def forward(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Return what each token gathers; `visible` [B, 1, 1, S] is true where a key may be seen."""
-        query = self.project_in(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
+    def forward(
+        self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """Return what each token gathers; `visible` [B, 1, 1, S] is true where a key may be seen.
+
+        With a packing, which says where the N tokens stand in their sequences, they come and leave as [N, D].
+        """
+        query = self.project_in(x) if packing is None else packing.pad(self.project_in(x))  # [B, T, D]
+        query = query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
         dropout = self.dropout if self.training else 0.0
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
-        return self.project_out(found.transpose(1, 2).flatten(2))
+        found = found.transpose(1, 2).flatten(2)  # [B, T, D]
+        return self.project_out(found if packing is None else packing.pack(found))
 
 
 class ReadingBlock(nn.Module):
@@ -80,17 +90,19 @@ class ReadingBlock(nn.Module):
         visible: Tensor | None = None,
         turns: Tensor | None = None,
         kept: tuple[Written, int] | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """Return what becomes of the tokens [B, T, D].
+        """Return what becomes of the tokens [B, T, D], or [N, D] if packed.
 
         Args:
             memory: keys and values of what was read, from `reading.memory`.
             visible: [B, 1, 1, S], true where the memory may be seen.
             turns: rotary angles [T, D/H/2] of the tokens, where positions are told that way.
             kept: a cache of the past, and which of its layers this is; without it these tokens are all there is.
+            packing: where the N tokens stand in their sequences.
         """
-        x = self._added(x, self.norm_attention, lambda y: self._past(y, turns, kept))
-        x = self._added(x, self.norm_reading, lambda y: self.reading(y, *memory, visible))
+        x = self._added(x, self.norm_attention, lambda y: self._past(y, turns, kept, packing))
+        x = self._added(x, self.norm_reading, lambda y: self.reading(y, *memory, visible, packing))
         return self._added(x, self.norm_network, self._network)
 
     def _added(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
@@ -98,12 +110,13 @@ class ReadingBlock(nn.Module):
             return norm(x + self.dropout(part(x)))
         return x + self.dropout(part(norm(x)))
 
-    def _past(self, x: Tensor, turns: Tensor | None, kept: tuple[Written, int] | None) -> Tensor:
+    def _past(
+        self, x: Tensor, turns: Tensor | None, kept: tuple[Written, int] | None, packing: Packing | None
+    ) -> Tensor:
         """Return what each token gathers from itself and those before it."""
-        heads = self.attention.num_heads
-        query, key, value = (
-            part.transpose(1, 2) for part in self.attention.project_in(x).unflatten(-1, (3, heads, -1)).unbind(2)
-        )  # [B, H, T, D/H] each
+        parts = self.attention.project_in(x)
+        parts = (parts if packing is None else packing.pad(parts)).unflatten(-1, (3, self.attention.num_heads, -1))
+        query, key, value = (part.transpose(1, 2) for part in parts.unbind(2))  # [B, H, T, D/H] each
         if turns is not None:
             query, key = rotate(query, turns), rotate(key, turns)
         mask, causal = None, kept is None or kept[0].length == 0
@@ -114,7 +127,8 @@ class ReadingBlock(nn.Module):
                 mask = mask.tril(key.shape[2] - query.shape[2])
         dropout = self.attention.dropout if self.training else 0.0
         found = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
-        return self.attention.project_out(found.transpose(1, 2).flatten(2))
+        found = found.transpose(1, 2).flatten(2)  # [B, T, D]
+        return self.attention.project_out(found if packing is None else packing.pack(found))
 
     def _network(self, x: Tensor) -> Tensor:
         return self.contract(self.dropout(self.activation(self.expand(x))))

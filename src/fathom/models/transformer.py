@@ -12,7 +12,8 @@ column a token stands in.
 
 `transformer_2017` is that of the paper: norms after each part, sines and cosines for positions, ReLU, one table for
 what is read, written and scored. `transformer` itself takes over what was found later: norms before each part (and one
-behind the last), and positions by rotation.
+behind the last), and positions by rotation. `transformer_translator` is one for some thousand pairs of texts that share
+their tokens.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Config:
 presets: dict[str, Config] = {
     "transformer_small": Config(width=256, depth=4, num_heads=4, dropout=0.1),
     "transformer_base": Config(width=768, depth=12, num_heads=12, dropout=0.1),
+    "transformer_translator": Config(width=192, depth=3, num_heads=6, token_dropout=0.1, shared=True),
     "transformer_2017": Config(512, 6, 8, 4, "sinusoidal", "mean", 0.1, 0.0, "after", "relu", shared=True),
 }
 
@@ -209,7 +211,7 @@ class EncoderDecoder(Transformer):
 
     def __init__(self, config: Config, spec: DataSpec, written: Field) -> None:
         super().__init__(config, spec)
-        self.vocabulary, self.context = written.vocabulary, written.shape[0]
+        self.vocabulary, self.context, self.written_pad = written.vocabulary, written.shape[0], written.pad
         if not config.shared:
             self.written_vectors = nn.Embedding(self.vocabulary, config.width)
         places = torch.zeros(self.context, config.width)
@@ -231,9 +233,13 @@ class EncoderDecoder(Transformer):
         x, turns = self._placed(tokens, 0)
         visible = None if memory.mask is None else visible_keys(memory.mask)
         assert memory.tokens is not None
+        packing = Packing.of(tokens != self.written_pad)
+        if packing is not None:
+            x = packing.pack(x)  # [N, D]
         for block in self._blocks():
-            x = block(x, block.reading.memory(memory.tokens), visible, turns)
-        return self.written_norm(x)
+            x = block(x, block.reading.memory(memory.tokens), visible, turns, packing=packing)
+        x = self.written_norm(x)
+        return x if packing is None else packing.pad(x)  # [B, T, D]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores of the next token, [..., D] -> [..., V]."""

@@ -132,7 +132,7 @@ class EmbedWords(Objective):
         order = (~left).long().argsort(dim=1, stable=True)[:, :longest]
         words = tokens.gather(1, order).masked_fill(~left.gather(1, order), -1)
         reach = torch.randint(1, self.config.window + 1, words.shape, device=tokens.device)
-        drawn = torch.rand(self.config.drawn, device=tokens.device)
+        drawn = torch.rand(self.config.drawn, device=tokens.device, dtype=self.reach.dtype)
         negatives = torch.searchsorted(self.reach, drawn, right=True).clamp_max(self.field.vocabulary - 1)
         return words, reach, negatives
 
@@ -144,11 +144,15 @@ class EmbedWords(Objective):
         place = torch.arange(words.shape[1], device=words.device)
         far = (place[:, None] - place).abs()  # [T, T]
         near = (far > 0) & (far <= reach[:, :, None]) & real[:, :, None] & real[:, None]  # [B, T, T]
-        near = near.to(v.dtype)
-        pairs = near.sum(2)  # [B, T], of each word
-        found = (F.softplus(-(v @ u.transpose(1, 2))) * near).sum(2)
-        against = F.softplus(v @ self.context(negatives).T).mean(-1)  # [B, T]
-        return (found + self.config.negatives * against * pairs).sum(1).float(), pairs.sum(1).float()
+        found, against = _wide(v @ u.transpose(1, 2)), _wide(v @ self.context(negatives).T)  # [B, T, T], [B, T, M]
+        pairs = near.sum(2).to(found.dtype)  # [B, T], of each word
+        positive = (F.softplus(-found) * near).sum(2)
+        negative = F.softplus(against).mean(2) * pairs
+        return (positive + self.config.negatives * negative).sum(1), pairs.sum(1)
+
+
+def _wide(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def staying(counts: Tensor, threshold: float) -> Tensor:

@@ -63,7 +63,7 @@ def needs(model: nn.Module) -> str | None:
 
 
 def suggests(spec: DataSpec) -> str:
-    return "transformer"
+    return "transformer_translator"
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
