@@ -234,12 +234,13 @@ def test_what_is_faster_is_kept_and_measuring_changes_nothing_else(
             clock[0] += 0.010 if threads[0] == 1 else 0.050
             return super().losses(batch, phase)
 
-    plan = replace(PLAN, epochs=30, threads=0, average=0.9)
+    plan = replace(PLAN, epochs=30, threads=0, average=0.9, form="plain", memory="returned")
     measured, plain = Threaded(), Threaded()
     records = list(train(measured, toys.data(), plan))
     assert threads == [2]  # what the process had
     list(train(plain, toys.data(), replace(plan, threads=kept)))
-    (chosen,) = (r for r in records if isinstance(r, Chose))
+    chosen, summary = (r for r in records if isinstance(r, Chose))
+    assert (summary.what, summary.value, summary.gain) == ("settings", chosen.value, chosen.gain)
     assert chosen.what == "threads" and chosen.value == ("1 thread" if kept == 1 else "2 threads")
     assert chosen.gain == pytest.approx(5.0 if kept == 1 else 1.0)
     assert chosen.why == "2 threads: 50 ms a step; 1 thread: 10 ms a step"

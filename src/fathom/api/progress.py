@@ -11,6 +11,8 @@ from fathom.engine.records import Chose, Epoch, Finished, Record, Started, Step,
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+MEASURED = ("memory", "threads", "channels_last", "precision", "form", "remembered")
+
 
 def say(text: str) -> None:
     """Print one line of progress to stderr."""
@@ -64,7 +66,9 @@ def _log(record: Record, line: Callable[[str], None]) -> None:
             f"training on {record.rows:,} rows ({record.valid_rows:,} to validate), {record.parameters:,} parameters, "
             f"{record.device}, {record.optimizer}, batches of {record.batch_size}{again}"
         )
-    elif isinstance(record, Chose):
+    elif isinstance(record, Chose) and record.what == "settings":
+        line(f"{record.gain:.1f}× over PyTorch's defaults: {record.value}; {record.why}")
+    elif isinstance(record, Chose) and record.what not in MEASURED:  # those the settings sum up
         gain = f", {record.gain:.1f}× as fast" if record.gain > 1.05 else ""
         line(f"chose {record.what} = {record.value}: {record.why}{gain}")
     elif isinstance(record, Epoch):

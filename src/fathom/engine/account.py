@@ -59,6 +59,7 @@ def finished(run: Run, kept: str) -> Finished:
         threads=run.knobs.threads,
         precision=run.knobs.precision,
         channels_last=run.knobs.channels_last,
+        form=run.knobs.form,
         accumulate=run.knobs.accumulate,
         chosen=tuple(run.chosen),
         history=tuple(run.history),

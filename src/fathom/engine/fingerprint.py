@@ -16,7 +16,7 @@ from fathom.core.types import Store, TrainingData
 from fathom.engine.plan import Plan
 
 LOOKED_AT = 4096  # rows whose values are compared
-FREE = ("checkpoint_seconds", "shard")  # options that may change between a run and its resumption
+FREE = ("checkpoint_seconds", "memory", "shard")  # options that may change between a run and its resumption
 
 
 def of_data(data: TrainingData) -> dict[str, Any]:

@@ -103,7 +103,45 @@ class AdamW(torch.optim.AdamW):
                 if moving:
                     kept = 1 - amount if skipped is None else 1 - amount * (1 - skipped)
                     torch._foreach_mul_(moving, kept)
-        super().step()
+        if skipped is None and self._begun():
+            for group in self.param_groups:
+                self._move(group)
+        else:
+            super().step()
+
+    step.hooked = True  # type: ignore[attr-defined]  # keeps PyTorch from wrapping it for its profiler, at 10 µs a step
+
+    def _begun(self) -> bool:
+        """Whether every weight that moves has its state, on a processor, in one piece."""
+        return all(
+            p.grad is None or (p in self.state and type(p) is nn.Parameter and p.device.type == "cpu")
+            for group in self.param_groups
+            for p in group["params"]
+        )
+
+    def _move(self, group: dict[str, Any]) -> None:
+        """Call the fused kernel as PyTorch does, without its way there, which takes a small model longer than this."""
+        moving = [p for p in group["params"] if p.grad is not None]
+        if not moving:
+            return
+        states = [self.state[p] for p in moving]
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        torch._fused_adamw_(
+            moving,
+            [p.grad for p in moving],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            amsgrad=False,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 class Lion(Optimizer):

@@ -39,8 +39,14 @@ class Plan:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "auto: measured; fp16 needs a GPU")
     threads: int = option(0, "CPU threads; 0: measured")
     channels_last: Literal["auto", "yes", "no"] = option("auto", "memory layout of convolutions; auto: measured")
+    memory: Literal["auto", "returned", "kept"] = option(
+        "auto", "freed memory of the processor: returned to the system, or kept for the next step; auto: measured"
+    )
+    form: Literal["auto", "plain", "recorded", "compiled"] = option(
+        "auto", "of a step: plain; recorded, the same without Python; compiled; auto: measured"
+    )
     seed: int = option(0, "of the order of rows and of everything random in a step")
-    checkpoint_seconds: float = option(30.0, "between checkpoints; more where writing takes over a twentieth of it")
+    checkpoint_seconds: float = option(30.0, "between checkpoints; more where saving takes over a hundredth of it")
     evaluate_every: int = option(1, "epochs between validations; the last epoch is always validated")
     shard: bool = option(False, "spread weights and optimiser over the processes, where they do not fit into one")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")

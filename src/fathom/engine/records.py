@@ -112,8 +112,8 @@ class Warned(Record):
 @dataclass(frozen=True, kw_only=True)
 class Finished(Record):
     """Attributes: `reason` is complete, patience or time; `kept` says which weights the objective now holds; `threads`,
-    `precision`, `channels_last` and `accumulate` were in effect, and a plan with them repeats the run; `chosen` says
-    why."""
+    `precision`, `channels_last`, `form` and `accumulate` were in effect, and a plan with them repeats the run; `chosen`
+    says why."""
 
     reason: str
     epochs: int
@@ -125,6 +125,7 @@ class Finished(Record):
     threads: int
     precision: str
     channels_last: bool
+    form: str = "plain"
     accumulate: int = 1
     chosen: tuple[Chose, ...] = ()
     history: tuple[Epoch, ...] = ()

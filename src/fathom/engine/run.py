@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +19,20 @@ from fathom.core import config
 from fathom.core.errors import ConfigError, DataError, TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, TrainingData
-from fathom.engine import account, distributed, fingerprint, memory, order, schedule, shard, validate, weights
+from fathom.engine import (
+    account,
+    allocator,
+    distributed,
+    fingerprint,
+    memory,
+    order,
+    schedule,
+    shard,
+    validate,
+    weights,
+)
 from fathom.engine.checkpoint import Snapshot
+from fathom.engine.knobs import Knobs, asked
 from fathom.engine.pace import Pace
 from fathom.engine.plan import Plan
 from fathom.engine.randomness import Randomness
@@ -30,17 +42,6 @@ from fathom.engine.step import TROUBLE_LIMIT, Stepper
 _DETERMINISM: Any = torch.utils.deterministic
 FORGETTING = 0.95  # of the speed, from one look to the next
 VALIDATION = -1  # the step whose randomness every validation has
-
-
-@dataclass
-class Knobs:
-    """What may be measured and chosen before the first step; kept to the run's end, since it all changes rounding."""
-
-    threads: int
-    precision: str
-    channels_last: bool
-    accumulate: int = 1  # parts that a batch is worked through in: more than asked for where memory ran out
-    judged: int = 0  # rows of a validation at once; 0: twice a part
 
 
 class Run:
@@ -79,12 +80,7 @@ class Run:
         )
         self._threads_before = torch.get_num_threads()
         self._exact_before = (torch.get_deterministic_debug_mode(), _DETERMINISM.fill_uninitialized_memory)
-        self.knobs = Knobs(
-            plan.threads or self._threads_before,
-            "fp32" if plan.precision == "auto" else plan.precision,
-            plan.channels_last == "yes",
-            plan.accumulate,
-        )
+        self.knobs = asked(plan, self._threads_before)
         self.epoch = self.batch = self.step = 0
         self.history: list[Epoch] = []
         self.chosen: list[Chose] = []
@@ -118,6 +114,8 @@ class Run:
             return  # pieces are flat
         layout = torch.channels_last if self.knobs.channels_last else torch.contiguous_format
         self.objective.to(memory_format=layout)  # type: ignore[call-overload]
+        allocator.set_memory(self.knobs.memory)
+        self.stepper.form.turn_to(self.knobs.form if self.world.size == 1 else "plain", self.knobs.precision)
 
     def measure(self, choose: Callable[[Run], list[Chose]]) -> None:
         """Let `choose` turn the knobs and plan the length; of several processes the first one's choice counts."""
@@ -142,6 +140,7 @@ class Run:
         torch.set_deterministic_debug_mode(self._exact_before[0])
         _DETERMINISM.fill_uninitialized_memory = self._exact_before[1]
         self.stepper.clear()
+        allocator.set_memory("returned")
         if self.sharding is not None:
             if self.reason:
                 self.sharding.gather()

@@ -21,6 +21,7 @@ from fathom.core.objective import Objective
 from fathom.core.types import Batch, Loss, Phase
 from fathom.engine import memory, optim
 from fathom.engine.distributed import SharedSums, World
+from fathom.engine.form import Form
 from fathom.engine.gradient import Sums
 from fathom.engine.plan import Plan
 from fathom.engine.randomness import generators
@@ -106,6 +107,7 @@ class Stepper:
         self.scale, self.scale_age = FIRST_SCALE, 0
         self.autocast: AbstractContextManager[Any] = nullcontext()
         self.precision = "fp32"
+        self.form = Form(objective, self._losses)
         slots = [(m._buffers, k) for m in objective.modules() for k, b in m._buffers.items() if b is not None]
         self._all_slots = slots
         self._generators = generators(device)
@@ -157,6 +159,10 @@ class Stepper:
         scale = self.scale if self.precision == "fp16" else 1.0
         if self.world.size > 1:
             return self._gradient_of_all(turn, step, parts, noted, scale)
+        if len(parts) == 1 and scale == 1.0:
+            whole = self.form.take(turn.phase.name, turn.parameters, parts[0])
+            if whole is not None:
+                return self._note(turn, whole, step, noted)
         sums = Sums(turn.parameters, turn.inputs, turn.phase.name, scale, len(parts) == 1)
         finite: Any = True
         for batch in parts:
@@ -263,9 +269,9 @@ class Stepper:
 
     def _losses(self, batch: Batch, phase: str) -> Loss:
         if self.precision == "fp32":
-            return self.objective.losses(batch, phase)
+            return self.form.losses(batch, phase)
         with self.autocast:
-            return self.objective.losses(batch, phase)
+            return self.form.losses(batch, phase)
 
     def _note(self, turn: Turn, loss: Loss, step: int, noted: bool = True) -> Any:
         """Add the loss to the epoch's means; return whether it is finite (a tensor where asking would wait)."""

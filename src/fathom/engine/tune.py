@@ -1,53 +1,92 @@
 """Before the first step: measure what is fastest here, on the real step, and keep that.
 
-Threads (beside a busy neighbour one is often faster than two), memory layout of convolutions, and precision are tried
-in turn, each in short rounds that alternate, so that a disturbance meets all of them. A change must gain at least a
-tenth. bf16 must also give the same losses. All of the run's state is put back afterwards: only the knobs remain.
+    memory          freed blocks kept for the next step rather than returned to the system
+    threads         beside a busy neighbour one is often faster than two
+    channels_last   memory layout of convolutions
+    precision       bf16, where the processor computes in it; it must also give the same losses
+    form            the step recorded, which differs in no bit, or compiled, where that pays back in this run
+
+They are tried in turn, each in short rounds that alternate, so that a disturbance meets all settings. A change must
+gain at least a tenth. All of the run's state is put back afterwards: only the knobs remain. What was found is kept for
+the next run of the same model on the same machine, which then measures that alone beside the plain settings.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from fathom.engine import order, weights
+from fathom.core.errors import TrainingError
+from fathom.engine import allocator, compiled, order, remember, weights
 from fathom.engine.checkpoint import Snapshot
+from fathom.engine.knobs import Knobs
 from fathom.engine.records import Chose
-from fathom.engine.run import Knobs, Run
+from fathom.engine.run import Run
 
 SHARE = 0.05  # of the run's estimated time goes into measuring
 LONGEST = 20.0  # seconds, at most
 WORTH = 1.1  # a change must be this much faster
 ROUNDS = 2
-SAME_LOSS = 0.05  # relative difference that bf16's first losses may have
+WARM = {"plain": 1, "recorded": 7, "compiled": 2}  # steps of each form before it is timed: recording, its proofs
+SAME_LOSS = 0.05  # relative difference that the first losses in bf16, or compiled, may have
+COMPILING = (8.0, 0.5)  # seconds that compiling takes at first: of any model, and of each layer with weights
+REMEMBERED = 60.0  # seconds that a run must take for what it found to be kept for others
+KNOBS = ("memory", "threads", "channels_last", "precision", "form")
 
 
 def tune(run: Run) -> list[Chose]:
     """Turn the run's knobs to what is fastest, plan its length if it has a time limit, and return what was chosen."""
     run.turn_knobs()
-    tried = [(what, settings) for what, settings in (_threads(run), _layouts(run), _precisions(run)) if settings[1:]]
-    if not tried and not run.plan.minutes:
+    tried = [(what, settings) for what, settings in _settings(run) if settings[1:]]
+    limited = bool(run.plan.minutes)
+    least = 2 * 2 * ROUNDS * max(1, len(tried)) / SHARE  # steps of a run with time for two of each setting in a round
+    if not limited and (run.pace.total < least or not (tried or _may_compile(run))):
         return []
     before = _keep(run)
-    trial = _Trial(run)
+    trial = Trial(run)
     try:
         trial.steps(2, 0.0)  # the first steps allocate and plan; they say little
         base = _mean(trial.steps(3, 0.0))
         length = run.plan.minutes * 60 or base * run.pace.total
-        each = min(LONGEST, SHARE * length) / (max(1, len(tried)) * ROUNDS)
-        # A run too short to measure two steps of two settings in every round is left as it is.
-        chosen = [_choose(run, trial, before, *one, each) for one in tried if each > 2 * 2 * base]
-        return chosen + ([_plan(run, trial)] if run.plan.minutes else [])
+        chosen = _choose_all(run, trial, before, tried, base, length)
+        return chosen + ([_plan(run, trial)] if limited else [])
     finally:
         _put_back(run, before)
 
 
-def _choose(run: Run, trial: _Trial, before: Snapshot, what: str, settings: Sequence[Any], seconds: float) -> Chose:
+def _choose_all(
+    run: Run, trial: Trial, before: Snapshot, tried: Sequence[tuple[str, list[Any]]], base: float, length: float
+) -> list[Chose]:
+    """Turn every knob that is open; return each choice and, where there are several, what they make together."""
+    name = remember.key(run)
+    known = (remember.recall(name) or {}) if length >= REMEMBERED else {}
+    budget = min(LONGEST, SHARE * length)
+    chosen = _again(run, trial, before, tried, known.get("knobs"), budget / ROUNDS) if budget > 16 * base else None
+    measured = chosen is None
+    if chosen is None:
+        each = budget / (max(1, len(tried)) * ROUNDS)
+        chosen = [_choose(run, trial, before, *one, each) for one in tried if each > 2 * 2 * base]
+    gain = _product(chosen)
+    compiling, why = _compile(run, trial, before, base / gain, length, known.get("compiling"))
+    if compiling is not None:
+        known = known | {"compiling": compiling}
+        gain *= compiling["gain"] if run.knobs.form == "compiled" else 1.0
+    if length >= REMEMBERED and ((measured and chosen) or compiling is not None):
+        knobs = {what: getattr(run.knobs, what) for what in KNOBS}
+        remember.keep(name, {"knobs": knobs, "compiling": known.get("compiling")})
+    if not chosen and not why:
+        return []
+    value = ", ".join(_say(what, getattr(run.knobs, what)) for what in KNOBS if _matters(run, what, tried))
+    summary = Chose(what="settings", value=value or "the plain ones", why=why or "as measured", gain=gain)
+    return [*chosen, summary]
+
+
+def _choose(run: Run, trial: Trial, before: Snapshot, what: str, settings: Sequence[Any], seconds: float) -> Chose:
     """Measure the settings of one knob, the present one first, for so long a round, and turn it to the best."""
     knobs = [replace(run.knobs, **{what: value}) for value in settings]
     taken = trial.compare(knobs, seconds / len(settings))
@@ -62,7 +101,63 @@ def _choose(run: Run, trial: _Trial, before: Snapshot, what: str, settings: Sequ
     return Chose(what=what, value=_say(what, settings[best]), why=why, gain=taken[0] / taken[best])
 
 
-class _Trial:
+def _again(
+    run: Run, trial: Trial, before: Snapshot, tried: Sequence[tuple[str, list[Any]]], known: Any, seconds: float
+) -> list[Chose] | None:
+    """Measure what an earlier run found beside the plain settings; None where that is nothing, or gains no more."""
+    options = dict(tried)
+    if not isinstance(known, Mapping) or not all(known.get(w, None) in options[w] for w in options):
+        return None
+    found = replace(run.knobs, **{what: known[what] for what in options})
+    if found == run.knobs:
+        return None
+    taken = trial.compare([run.knobs, found], seconds / 2)
+    if taken[1] * WORTH > taken[0]:
+        return None
+    if found.precision != run.knobs.precision and not _same_losses(run, before, found):
+        return None
+    run.knobs = found
+    run.turn_knobs()
+    why = f"remembered: {taken[1] * 1e3:.3g} ms a step, plainly {taken[0] * 1e3:.3g}"
+    return [
+        Chose(what="remembered", value=", ".join(map(str, asdict(found).values())), why=why, gain=taken[0] / taken[1])
+    ]
+
+
+def _compile(
+    run: Run, trial: Trial, before: Snapshot, base: float, length: float, known: Any
+) -> tuple[dict[str, float] | None, str]:
+    """Compile the step where that will pay back, and keep it if it gains; return what was measured, and why or not."""
+    if not _may_compile(run):
+        return None, ""
+    if isinstance(known, Mapping) and {"seconds", "gain"} <= known.keys():
+        saved, cost = length * (1 - 1 / max(float(known["gain"]), 1e-9)), float(known["seconds"])
+        if saved < 2 * cost:
+            return None, f"compiling ({known['gain']:.2f}× after {cost:.0f} s, when last measured) would not pay back"
+    elif SHARE * length < (cost := _compiling_seconds(run)):
+        return None, f"compiling (about {cost:.0f} s) would not pay back"
+    kept, setting, began = run.knobs, replace(run.knobs, form="compiled"), time.perf_counter()
+    try:
+        run.knobs = setting
+        run.turn_knobs()
+        trial.each_shape()
+        cost = time.perf_counter() - began
+        run.knobs = kept
+        taken = trial.compare([kept, setting], max(1.0, 8 * base))
+        gain = taken[0] / taken[1]
+        found = {"seconds": cost, "gain": gain}
+        if gain >= WORTH and _same_losses(run, before, setting):
+            run.knobs = setting
+            return found, f"compiled in {cost:.0f} s, {gain:.2f}×"
+        return found, f"compiled in {cost:.0f} s it is no faster ({gain:.2f}×)"
+    except TrainingError as error:
+        run.knobs = kept
+        return {"seconds": time.perf_counter() - began, "gain": 0.0}, str(error).split(";")[0]
+    finally:
+        run.turn_knobs()
+
+
+class Trial:
     """Real training steps, timed."""
 
     def __init__(self, run: Run) -> None:
@@ -80,20 +175,35 @@ class _Trial:
             times.append(time.perf_counter() - began)
         return times
 
+    def each_shape(self) -> None:
+        """Take a step on a batch of each size that an epoch has."""
+        for batch in {len(batch): batch for batch in self.batches}.values():
+            self.run.train_on(batch)
+
     def compare(self, settings: Sequence[Knobs], seconds: float) -> list[float]:
         """Return the mean seconds a step of each setting, over rounds that take turns."""
         kept, times = self.run.knobs, [[0.0, 0] for _ in settings]
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             for entry, setting in zip(times, settings, strict=True):
                 self.run.knobs = setting
                 self.run.turn_knobs()
-                self.steps(1, 0.0)
+                self.steps(1 if number else WARM[setting.form], 0.0)
                 taken = self.steps(1, seconds)
                 entry[0] += sum(taken)
                 entry[1] += len(taken)
         self.run.knobs = kept
         self.run.turn_knobs()
         return [total / count for total, count in times]
+
+
+def _settings(run: Run) -> list[tuple[str, list[Any]]]:
+    """Return what may be tried of each knob, the present setting first."""
+    return [_memory(run), _threads(run), _layouts(run), _precisions(run), _forms(run)]
+
+
+def _memory(run: Run) -> tuple[str, list[str]]:
+    able = run.plan.memory == "auto" and run.device.type == "cpu" and allocator.possible()
+    return "memory", ["returned", "kept"] if able else [run.knobs.memory]
 
 
 def _threads(run: Run) -> tuple[str, list[int]]:
@@ -119,26 +229,50 @@ def _precisions(run: Run) -> tuple[str, list[str]]:
     return "precision", ["fp32", "bf16"] if able else [run.knobs.precision]
 
 
+def _forms(run: Run) -> tuple[str, list[str]]:
+    """A recording is of whole batches, and its proof looks at the random numbers of a processor."""
+    able = run.plan.form == "auto" and run.device.type == "cpu" and run.knobs.accumulate == 1
+    return "form", ["plain", "recorded"] if able and run.world.size == 1 else [run.knobs.form]
+
+
+def _may_compile(run: Run) -> bool:
+    """Whether compiling is open and possible."""
+    able = run.plan.form == "auto" and run.world.size == 1 and run.knobs.accumulate == 1
+    return able and compiled.possible(run.device)
+
+
+def _compiling_seconds(run: Run) -> float:
+    layers = sum(any(True for _ in m.parameters(recurse=False)) for m in run.objective.modules())
+    return COMPILING[0] + COMPILING[1] * layers
+
+
+def _matters(run: Run, what: str, tried: Sequence[tuple[str, list[Any]]]) -> bool:
+    """Whether a knob is worth telling: it was open, or compiling moved it."""
+    return what in dict(tried) or (what == "form" and run.knobs.form != "plain")
+
+
 def _say(what: str, value: object) -> str:
     if what == "threads":
         return f"{value} thread{'s' if value != 1 else ''}"
-    return str(value) if what == "precision" else "channels last" if value else "channels first"
+    if what == "channels_last":
+        return "channels last" if value else "channels first"
+    return f"{value} steps" if what == "form" else f"memory {value}" if what == "memory" else str(value)
 
 
 def _same_losses(run: Run, before: Snapshot, knobs: Knobs) -> bool:
-    """Take the same first steps in both precisions, and compare the mean loss."""
+    """Take the same first steps in both settings, and compare the mean loss."""
     means = []
     kept = run.knobs
     for setting in (kept, knobs):
         run.knobs = setting
         _put_back(run, before)
-        _Trial(run).steps(min(10, run.pace.total), 0.0)
+        Trial(run).steps(min(10, run.pace.total), 0.0)
         means.append(next(iter(run.stepper.meter.means().values()), float("nan")))
     run.knobs = kept
     return abs(means[0] - means[1]) <= SAME_LOSS * abs(means[0])
 
 
-def _plan(run: Run, trial: _Trial) -> Chose:
+def _plan(run: Run, trial: Trial) -> Chose:
     """Set the number of steps by the speed of the settings that were chosen."""
     seconds = _mean(trial.steps(3, min(2.0, SHARE * run.plan.minutes * 60)))
     validation = run.time_validation()
@@ -159,3 +293,10 @@ def _put_back(run: Run, before: Snapshot) -> None:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _product(chosen: Sequence[Chose]) -> float:
+    found = 1.0
+    for choice in chosen:
+        found *= choice.gain
+    return found

@@ -1,0 +1,54 @@
+"""An objective's losses, compiled: forward and backward as fused kernels, by PyTorch's compiler.
+
+What is compiled is kept on disk by PyTorch, so that the second run on a machine compiles in a fraction of the time.
+Random numbers are drawn by the plain kernels, so that dropout and noise are those of a plain step.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import torch
+
+from fathom.core.errors import TrainingError
+from fathom.core.objective import Objective
+from fathom.core.types import Batch, Loss
+
+
+class CompiledLosses:
+    """Stands for `objective.losses`; compiles at the first call with each shape of batch."""
+
+    def __init__(self, objective: Objective) -> None:
+        def price(batch: Batch, phase: str) -> tuple[Any, Any, Any, Any]:
+            loss = objective.losses(batch, phase)
+            return loss.total, dict(loss.parts), loss.weight, [(term.total, term.weight) for term in loss.terms]
+
+        options: dict[str, Any] = {"fallback_random": True}
+        self._price = torch.compile(price, fullgraph=True, dynamic=False, options=options)
+        self._worked = False
+
+    def __call__(self, batch: Batch, phase: str = "main") -> Loss:
+        """Return what `batch` costs.
+
+        Raises:
+            TrainingError: these losses cannot be compiled.
+        """
+        if self._worked:
+            return self._loss(batch, phase)
+        try:
+            found = self._loss(batch, phase)
+        except Exception as error:  # the compiler's errors have no common root
+            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise TrainingError(f"The step cannot be compiled ({why}); give engine.form=recorded or plain.") from None
+        self._worked = True
+        return found
+
+    def _loss(self, batch: Batch, phase: str) -> Loss:
+        total, parts, weight, terms = self._price(batch, phase)
+        return Loss(total, parts, weight, tuple(Loss(each, weight=units) for each, units in terms))
+
+
+def possible(device: torch.device) -> bool:
+    """Whether PyTorch's compiler finds what it needs on this machine."""
+    return device.type == "cuda" or (device.type == "cpu" and any(map(shutil.which, ("g++", "clang++", "c++"))))
