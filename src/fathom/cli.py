@@ -268,6 +268,20 @@ def nearest(
 
 
 @app.command()
+def bench(
+    model: Annotated[str | None, typer.Argument(help="From `fathom models`; default: what suits the data.")] = None,
+    source: Annotated[str | None, typer.Option(help="Data to train on; default: a bundled sample it accepts.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="An option, as in engine.batch_size=64.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Measure how fast MODEL trains on this machine: what is chosen, what that gains, how near the limit it is."""
+    from fathom.api import bench as benching
+
+    found = benching.bench(model, source, set_ or ())
+    _answer(found if json else benching.sentence(found))
+
+
+@app.command()
 def models(json: AsJson = False) -> None:
     """List the architectures: name, parameters, year, what each accepts, what it is and what it was proven against."""
     rows = fathom.list_models()
