@@ -176,6 +176,7 @@ def _train(
         "threads": finished.threads,
         "precision": finished.precision,
         "channels_last": "yes" if finished.channels_last else "no",
+        "form": finished.form,
         "accumulate": finished.accumulate,
     }
     complete = groups | {"engine": groups["engine"] | measured}
