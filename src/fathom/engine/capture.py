@@ -121,7 +121,8 @@ class _Kept:
     def changed_otherwise(self) -> bool:
         """Whether something changed that a recording would not change again."""
         replaced = any(place[key] is not buffer for place, key, buffer in self._slots)
-        here, there = np.random.get_state(), self._numpy
+        here: Any = np.random.get_state()
+        there: Any = self._numpy
         drawn = random.getstate() != self._python or here[2] != there[2] or not np.array_equal(here[1], there[1])
         return replaced or drawn
 
