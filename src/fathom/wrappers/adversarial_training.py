@@ -21,7 +21,7 @@ from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.past import Past
 from fathom.core.types import Batch, DataSpec, Loss, Stats
-from fathom.core.wrapper import Wrapper
+from fathom.core.wrapper import Wrapper, scaled
 
 REFERENCE = (
     "Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, 2015; Madry, Makelov, Schmidt, "
@@ -83,8 +83,9 @@ class AdversarialTraining(Wrapper):
         if share == 1:
             return hard
         plain = self.inner.losses(batch, phase)
-        total = share * hard.total + (1 - share) * plain.total
-        return Loss(total, {"plain": plain.total, "attacked": hard.total}, hard.weight)
+        both = scaled(hard, share), scaled(plain, 1 - share)
+        terms = (*both[0].terms, *both[1].terms)
+        return Loss(both[0].total + both[1].total, {"plain": plain.total, "attacked": hard.total}, hard.weight, terms)
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         """Return the wrapped objective's metrics, the first of them as it is learned; and each of attacked rows."""
