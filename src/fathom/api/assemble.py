@@ -73,6 +73,8 @@ def assemble(
         _require(task_entry, spec)
         settings = settings.over(_recipe(task_entry, spec, settings))
     name, why = _name(spec, settings, model, task_entry)
+    if begun is not None and begun.tensors:
+        why = "as its weights ask"
     if name:
         entry, config = chosen("models", {**settings.of("model"), "name": name})
         _require(entry, spec)

@@ -28,7 +28,7 @@ FEW = 2_000  # rows below which a step takes fewer of them
 RATE_TIMES_WIDTH = 0.04  # the rate of steps, times the width of the network: 1e-4 for MiniLM, 5e-5 for BERT
 SMOOTHING = 0.1  # of labels: few rows are soon known by heart, and a network that is sure of them is too sure of others
 LOWEST_RATE, HIGHEST_RATE, OTHER_RATE = 2e-5, 1e-3, 3e-4
-HEADS_RATE, ADAPTERS_RATE = 5e-3, 5e-4  # where nothing else learns
+HEADS_RATE, ADAPTERS_RATE = 5e-3, 1e-3  # where nothing else learns
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class TransferConfig:
     freeze: float = option(0.0, "share of the layers, from the input on, that stay as they are; 1: only heads learn")
     unfreeze: float = option(0.0, "share of the run over which layers are freed, the last one first; 0: at once")
     layer_decay: float = option(1.0, "a layer's learning rate as a share of that of the layer after it")
-    heads: float = option(0.0, "a new head's learning rate as a multiple of the network's; 0: 30, of adapters' 10")
+    heads: float = option(0.0, "a new head's learning rate as a multiple of the network's; 0: 30, of adapters' 5")
     lora: int = option(0, "rank of adapters beside the linear layers, which then stay as they are; 0: none")
     lora_scale: float = option(0.0, "what adapters add counts scale/rank times; 0: a scale of twice the rank")
     adapter: str = option("", "an adapter.safetensors to put into the weights before anything else")

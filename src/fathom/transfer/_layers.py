@@ -16,7 +16,7 @@ from fathom.core.errors import ConfigError
 from fathom.transfer._config import TransferConfig
 
 LISTS = (nn.ModuleList, nn.Sequential)
-HEADS, HEADS_ON_ADAPTERS = 30.0, 10.0  # times the rate of what else learns: heads know nothing yet
+HEADS, HEADS_ON_ADAPTERS = 30.0, 5.0  # times the rate of what else learns: heads know nothing yet
 
 
 @dataclass(frozen=True)
