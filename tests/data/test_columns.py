@@ -205,3 +205,13 @@ def test_a_column_is_plain_data():
     columns = infer(read("diamonds").frame, ["price"])
     assert msgspec.convert(msgspec.to_builtins(columns), tuple[Column, ...]) == columns
     assert {c.name: c.kind for c in columns}["clarity"] == "category"
+
+
+def test_a_rare_value_among_very_many_rows_does_not_make_a_constant():
+    rows = 200_000
+    rare = ["no"] * rows
+    rare[123_457] = "yes"
+    words = [f"word {i % 7}" for i in range(rows)]
+    found = {c.name: c for c in infer(pl.DataFrame({"rare": rare, "words": words}))}
+    assert found["rare"].kind != "constant"
+    assert found["words"].distinct == 7

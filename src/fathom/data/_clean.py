@@ -8,6 +8,7 @@ from fathom.data import _forms
 
 WORDS = ("na", "n/a", "#n/a", "nan", "null", "<na>", "nat", "?")
 MISSING = sorted({"", "NaN", "NaT", *(write(word) for word in WORDS for write in (str.lower, str.upper, str.title))})
+LONGEST = max(map(len, MISSING))
 EXACT = 100_000  # rows up to which every sort of white space is looked for in every cell
 
 
@@ -39,7 +40,10 @@ def clean_text(frame: pl.DataFrame) -> pl.DataFrame:
     if not texts or not len(frame):
         return frame
     frame = frame.with_columns(pl.col(name).str.strip_chars() for name in _padded(frame, texts))
-    gaps = [name for name, some in frame.select(pl.col(texts).is_in(MISSING).any()).row(0, named=True).items() if some]
+    shortest = frame.select(pl.col(texts).str.len_bytes().min()).row(0, named=True)
+    short = [name for name, length in shortest.items() if length is not None and length <= LONGEST]
+    some = frame.select(pl.col(short).is_in(MISSING).any()).row(0, named=True) if short else {}
+    gaps = [name for name, any_is in some.items() if any_is]
     return frame.with_columns(pl.when(~pl.col(name).is_in(MISSING)).then(pl.col(name)) for name in gaps)
 
 

@@ -16,6 +16,7 @@ from fathom.data._kinds import KINDS, ColumnKind
 from fathom.data._table import threads
 
 COUNTED = 100_000  # rows up to which distinct values are counted, not estimated
+FEW_SEEN = 100  # times that a sample has each value, on average, where it has them all
 UNUSED = ("identifier", "constant")
 
 
@@ -131,6 +132,10 @@ def _distinct_of(series: pl.Series, is_target: bool) -> int:
         return int(series.n_unique()) - bool(series.null_count())
     if series.dtype.is_numeric() and not is_target:
         return _distinct_numbers(series)
+    some = _kinds.sample(series)
+    found = some.n_unique()
+    if found > 1 and FEW_SEEN * found <= len(some):  # each was seen so often that hardly one was missed
+        return found
     return max(0, int(series.approx_n_unique()) - bool(series.null_count()))  # type: ignore[arg-type]
 
 

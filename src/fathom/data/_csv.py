@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from fathom.data._spill import spill
 from fathom.data._table import SetAside, Table
 
 CHUNK = 1 << 23
-TEXT = 16  # bytes that a short text takes in memory
 
 
 def read_csv(path: Path, origin: str, limit: int, text: Collection[str] = ()) -> Table:
@@ -104,35 +104,16 @@ def _by_types(
     """
     schema = {n: dtype for i, (n, dtype) in enumerate(schema.items()) if dtype != pl.String and i not in texts}
     whole = [name for name, dtype in schema.items() if dtype == pl.Int64]
-    if _has_room(path, dialect, len(whole), limit):  # as texts they tell codes from numbers, but take more memory
-        frame = _parse(path, dialect, {n: dtype for n, dtype in schema.items() if n not in whole}, limit)
-        if frame is not None:
-            return _typed(_whole(frame, whole), texts)
-    frame = _parse(path, dialect, schema, limit)
+    with ThreadPoolExecutor(1) as beside:
+        coded = beside.submit(_has_codes, path, dialect) if whole else None
+        frame = _parse(path, dialect, schema, limit)
     if frame is None and schema:  # a later cell is not of its type
         frame = _parse(path, dialect, {}, limit)
-    elif whole and _has_codes(path, dialect):
+    elif coded is not None and coded.result():
         codes = _with_codes(path, dialect, whole)
         if codes:
             frame = _parse(path, dialect, {n: dtype for n, dtype in schema.items() if n not in codes}, limit)
     return None if frame is None else _typed(frame, texts)
-
-
-def _has_room(path: Path, dialect: Dialect, columns: int, limit: int) -> bool:
-    """Whether the texts of so many columns take no more memory than the file does."""
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    size, lines = path.stat().st_size, max(1, head.count(b"\n"))
-    return columns > 0 and size <= limit and columns * TEXT * lines <= len(head)
-
-
-def _whole(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-    """Turn texts into whole numbers, but for columns with a code such as 07030, of which a number would lose the zero,
-    and columns with anything else."""
-    code = pl.col(columns).str.starts_with("0") & (pl.col(columns).str.len_bytes() > 1)
-    codes = frame.select(code.any()).row(0, named=True)
-    numbers = frame.select(pl.col([name for name, some in codes.items() if not some]).cast(pl.Int64, strict=False))
-    return frame.with_columns(s for s in numbers.get_columns() if s.null_count() == frame[s.name].null_count())
 
 
 def _check_most(mended: Mended, origin: str) -> None:
@@ -178,9 +159,12 @@ def _has_codes(path: Path, dialect: Dialect) -> bool:
         while chunk := file.read(1 << 18):  # what fits into a processor's cache
             data = np.frombuffer(rest + chunk, dtype=np.uint8)
             before = data[:-2]
-            first = (before == delimiter) | (before == newline) | (before == quote)
-            places = np.flatnonzero(first & (data[1:-1] == zero))
-            if (data[places + 2] - np.uint8(zero) < 10).any():  # below "0", bytes wrap around
+            first = (before == delimiter) | (before == newline)
+            if b'"' in chunk or b'"' in rest:
+                first |= before == quote
+            first &= data[1:-1] == zero
+            following = data[np.flatnonzero(first) + 2]
+            if (following - np.uint8(zero) < 10).any():  # below "0", bytes wrap around
                 return True
             rest = chunk[-2:]
     return False

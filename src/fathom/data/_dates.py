@@ -126,17 +126,22 @@ class DateEncoder:
         """Write z of each part to `number` [N, P] and the flag to `category` [N, 0 or 1]; return the unreadable."""
         moments = _values.moments(series, self.format)
         gaps = moments.is_null().to_numpy()
-        names = tuple(part.name for part in self.parts)
-        _, days, low, high = _days(moments)
+        micros, days, low, high = _days(moments)
+        places = {part.name: place for place, part in enumerate(self.parts)}
         if high - low < MOST_DAYS:  # the parts that days have stand side by side, and are looked up together
-            of_days = tuple(part for part in self.parts if part.name in BY_DAY)
+            clock = micros - days * DAY
+            of_days = ("elapsed", *BY_DAY) if not clock.any() else BY_DAY
+            found = tuple(part for part in self.parts if part.name in of_days)
             low, high = low // SPAN * SPAN, -(-(high + 1) // SPAN) * SPAN
-            if of_days:
-                start = names.index(of_days[0].name)
-                number[:, start : start + len(of_days)] = _scaled_calendar(of_days, low, high)[days - low]
-            names = tuple(name for name in names if name not in BY_DAY)
-        for name, values in zip(names, _parts(moments, names, self.first), strict=True):
-            place = next(i for i, part in enumerate(self.parts) if part.name == name)
+            if found:
+                start = places[found[0].name]
+                days -= low
+                for place, known in enumerate(_scaled_calendar(found, low, high, self.first), start):
+                    known.take(days, out=number[:, place], mode="clip")  # all are in it; clipping spares a check
+            if "hour" in places:
+                number[:, places["hour"]] = _scaled_clock(self.parts[places["hour"]])[clock // MINUTE]
+            places = {name: place for name, place in places.items() if name not in (*of_days, "hour")}
+        for place, values in zip(places.values(), _parts(moments, places, self.first), strict=True):
             number[:, place] = self.parts[place].scale(values)
         if gaps.any():
             number[gaps] = [float(part.scale(np.array([part.scale.centre]))[0]) for part in self.parts]
@@ -145,6 +150,13 @@ class DateEncoder:
 
 
 @lru_cache(16)
-def _scaled_calendar(parts: tuple[DatePart, ...], low: int, high: int) -> np.ndarray:
-    """Return z of these parts of the days from `low` to before `high`: [days, parts]."""
-    return np.stack([part.scale(_calendar(low, high)[part.name]) for part in parts], axis=1)
+def _scaled_calendar(parts: tuple[DatePart, ...], low: int, high: int, first: int) -> np.ndarray:
+    """Return z of these parts of the days from `low` to before `high`, at midnight: [parts, days]."""
+    elapsed = {"elapsed": (np.arange(low, high) * DAY - first) / DAY}
+    return np.stack([part.scale((_calendar(low, high) | elapsed)[part.name]) for part in parts])
+
+
+@lru_cache(16)
+def _scaled_clock(hour: DatePart) -> np.ndarray:
+    """Return z of the hour at each minute of a day [1440]."""
+    return hour.scale(np.arange(DAY // MINUTE) / 60)

@@ -20,7 +20,7 @@ from fathom.data._dates import date_format
 ColumnKind = Literal["number", "boolean", "category", "datetime", "text", "image", "identifier", "constant"]
 KINDS: tuple[str, ...] = get_args(ColumnKind)
 
-SAMPLE = 20_000  # rows, evenly spread, on which a kind is decided
+SAMPLE = 10_000  # rows, evenly spread, on which a kind is decided
 FEW = 20  # distinct whole numbers up to which a target is a category
 MANY_ROWS = 20  # rows from which on a value of its own in each row makes an identifier
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
