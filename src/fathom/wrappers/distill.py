@@ -86,7 +86,7 @@ class Distill(Wrapper):
             taught, share = torch.stack(each).mean(), self.config.share
             costs = {"teacher": (share, taught)}
             if self.projection is not None:
-                ours = self.projection(self.model(batch).pooled)
+                ours = self.projection(_one(self.model(batch).pooled))
                 costs["features"] = (self.config.features, F.mse_loss(_wide(ours), _wide(features)))
         return plus(scaled(loss, 1 - share), costs, batch)
 
@@ -104,7 +104,7 @@ class Distill(Wrapper):
             teacher.to(device)
         with once(teacher.model):
             found = teacher.predict(batch)
-            features = teacher.model(batch).pooled
+            features = _one(teacher.model(batch).pooled)
         said = [
             found[t.name] if o is None else found[t.name][:, o] for t, o in zip(self.targets, self.order, strict=True)
         ]
@@ -118,6 +118,11 @@ class Distill(Wrapper):
         temperature = self.config.temperature
         ours, theirs = ((p.clamp_min(LEAST).log() / temperature).log_softmax(1) for p in (student, teacher))
         return F.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
+
+
+def _one(pooled: Tensor) -> Tensor:
+    """Return features [B, D]: of an ensemble, [B, K, D], the mean of its members."""
+    return pooled.mean(1) if pooled.ndim == 3 else pooled
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = 
 class Replay(Wrapper):
     """The loss of the wrapped objective on new rows and remembered ones together."""
 
+    soft_targets = False  # type: ignore[assignment]  # remembered targets are classes: mixtures are made within
+
     def __init__(self, config: Config, inner: Objective, stores: list[Store]) -> None:
         super().__init__(inner)
         self.share = config.share
