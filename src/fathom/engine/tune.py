@@ -232,13 +232,19 @@ def _precisions(run: Run) -> tuple[str, list[str]]:
 def _forms(run: Run) -> tuple[str, list[str]]:
     """A recording is of whole batches, and its proof looks at the random numbers of a processor."""
     able = run.plan.form == "auto" and run.device.type == "cpu" and run.knobs.accumulate == 1
-    return "form", ["plain", "recorded"] if able and run.world.size == 1 else [run.knobs.form]
+    return "form", ["plain", "recorded"] if able and _alone() else [run.knobs.form]
 
 
 def _may_compile(run: Run) -> bool:
     """Whether compiling is open and possible."""
-    able = run.plan.form == "auto" and run.world.size == 1 and run.knobs.accumulate == 1
+    able = run.plan.form == "auto" and _alone() and run.knobs.accumulate == 1
     return able and compiled.possible(run.device)
+
+
+def _alone() -> bool:
+    """Whether no other process trains along: while one tunes, its run knows of none."""
+    found = torch.distributed
+    return not (found.is_available() and found.is_initialized())
 
 
 def _compiling_seconds(run: Run) -> float:
