@@ -124,9 +124,12 @@ def test_words_used_alike_end_near_one_another(tmp_path):
         lines.append(
             f"the {draw.choice(kind)} {draw.choice(doing)} {draw.choice(doing)} with a {draw.choice(kind)} {i}"
         )
-    options = {"engine": {"threads": 1, "precision": "fp32", "batch_size": 64}, "model": {"width": 12}}
+    options = {
+        "engine": {"threads": 1, "precision": "fp32", "batch_size": 64, "learning_rate": 3e-2},
+        "model": {"width": 12},
+    }
     trained = fathom.fit(
-        pl.DataFrame({"text": lines}), objective="embed_words", epochs=12, config=options, out=tmp_path / "words"
+        pl.DataFrame({"text": lines}), objective="embed_words", epochs=40, config=options, out=tmp_path / "words"
     )
     loaded = fathom.load(tmp_path / "words")
     found = loaded.nearest("cat", count=3)

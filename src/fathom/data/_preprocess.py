@@ -182,7 +182,7 @@ class Preprocess:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return tuple(encoder.column for encoder in (*self.outcomes, *self.written))
+        return (*(encoder.column for encoder in self.outcomes), *(encoder.column for encoder in self.written))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ class Preprocess:
         fields += [encoder.output for encoder in self.texts] + [encoder.output for encoder in self.images]
         return DataSpec(
             inputs=_distinct(fields),
-            targets=tuple(encoder.output for encoder in (*self.outcomes, *self.written)),
+            targets=(*(encoder.output for encoder in self.outcomes), *(encoder.output for encoder in self.written)),
             rows=self.rows,
         )
 
@@ -319,6 +319,8 @@ class Preprocess:
                 raise ValueError(f"column '{field.name}' has {len(field.frequencies)} frequencies of tokens")
             if len(field.bytes) not in (0, field.vocabulary):
                 raise ValueError(f"column '{field.name}' has {len(field.bytes)} sizes of tokens")
+            if len(field.occurrences) not in (0, field.vocabulary) or min(field.occurrences, default=0) < 0:
+                raise ValueError(f"column '{field.name}' has {len(field.occurrences)} counts of tokens, or odd ones")
         return self
 
 

@@ -231,7 +231,12 @@ def rotary(places: Tensor, speeds: Tensor, dtype: torch.dtype) -> Turns:
 def turn(x: Tensor, turns: Turns) -> Tensor:
     """Turn each pair (i, i + size/2) of the last dimension by its position's angle: [B, T, H, size] -> the same."""
     cos, sin = turns
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin  # rounded as elsewhere: fused, it differs in the last bits
+
+
+def upto_last(real: Tensor) -> Tensor:
+    """Return which tokens stand nowhere behind a row's last real one, [B, T]: what is looked at must be there."""
+    return real.flip(1).cumsum(1).flip(1) > 0
 
 
 def last_real(hidden: Tensor, real: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
 from fathom.layers.attention import Packing
 from fathom.layers.cache import Cache
-from fathom.layers.decoder import CausalAttention, Decoder, DecoderBlock, Plain, begin, last_real
+from fathom.layers.decoder import CausalAttention, Decoder, DecoderBlock, Plain, begin, last_real, upto_last
 from fathom.layers.moe import MixtureOfExperts, unevenness
 
 REFERENCE = "Radford, Wu, Child, Luan, Amodei, Sutskever, Language Models are Unsupervised Multitask Learners, 2019"
@@ -116,7 +116,7 @@ class GPT(nn.Module):
         tokens = batch[self.key]  # [B, T]
         places = torch.arange(tokens.shape[1], device=tokens.device)
         real = tokens != self.pad
-        x, routed = self.decoder(self._embedded(tokens, places), packing=Packing.of(real))  # [B, T, D]
+        x, routed = self.decoder(self._embedded(tokens, places), packing=Packing.of(upto_last(real)))  # [B, T, D]
         penalty = None
         if self.training and routed:
             penalty = self.config.balance * unevenness(routed, self.config.active, real)

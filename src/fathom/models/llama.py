@@ -36,6 +36,7 @@ from fathom.layers.decoder import (
     last_real,
     rotary,
     rotary_speeds,
+    upto_last,
     stretched,
 )
 from fathom.layers.moe import MixtureOfExperts, unevenness
@@ -163,7 +164,7 @@ class Llama(nn.Module):
         tokens = batch[self.key]  # [B, T]
         places = torch.arange(tokens.shape[1], device=tokens.device)[None]
         real = tokens != self.pad
-        x, routed = self._decoded(tokens, places, packing=Packing.of(real))  # [B, T, D]
+        x, routed = self._decoded(tokens, places, packing=Packing.of(upto_last(real)))  # [B, T, D]
         penalty = None
         if self.training and routed:
             penalty = self.config.balance * unevenness(routed, self.config.active, real)
