@@ -36,8 +36,8 @@ from fathom.layers.decoder import (
     last_real,
     rotary,
     rotary_speeds,
-    upto_last,
     stretched,
+    upto_last,
 )
 from fathom.layers.moe import MixtureOfExperts, unevenness
 from fathom.layers.norm import RMSNorm
