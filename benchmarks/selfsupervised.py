@@ -81,7 +81,8 @@ def contrast(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, A
 def captions(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
     rng = np.random.default_rng(given.seed)
     said = [SENTENCES[rng.integers(len(SENTENCES))].format(label.lower()) for label in train["label"]]
-    model = learned(train.select("image").with_columns(caption=pl.Series(said)), given, objective="clip")
+    source = train.select("image").with_columns(caption=pl.Series(said))
+    model = learned(source, given, objective="clip", sets=["data.kinds.caption=text"])
     classes = sorted(train["label"].unique())
     asked = [ASKED.format(label.lower()) for label in classes]
     names = dict(zip(asked, classes, strict=True))

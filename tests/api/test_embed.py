@@ -97,6 +97,9 @@ def test_a_row_that_cannot_be_read_has_no_vector(masked: Path, images: pl.DataFr
 def test_captions_tell_images_apart_that_have_none(images: pl.DataFrame, tmp_path: Path):
     sets = [*FAST, "model.image=vit", "model.width=16", "engine.batch_size=16", "engine.learning_rate=0.005"]
     sets += ["split.test=0.0", "split.valid=0.0"]
+    with pytest.raises(ConfigError, match=r"set data\.kinds\.caption=text"):
+        fathom.fit(images.drop("label"), objective="clip", epochs=1, sets=sets)
+    sets.append("data.kinds.caption=text")  # two texts that repeat look like classes
     model = fathom.fit(images.drop("label"), objective="clip", epochs=15, out=tmp_path / "clip", sets=sets)
     captions = ["a bright picture", "a very dark picture"]
     found = fathom.load(tmp_path / "clip").match(images.select("image"), captions)

@@ -70,7 +70,10 @@ def accepts(spec: DataSpec) -> str | None:
     if _method(spec):
         return None
     given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-    return f"it takes one image column, one or two text columns, or an image beside texts; the columns are {given}"
+    why = f"it takes one image column, one or two text columns, or an image beside texts; the columns are {given}"
+    if spec.categories:  # captions that repeat look like classes
+        why += f" (to read categories as texts, set data.kinds.{spec.categories[0].name}=text)"
+    return why
 
 
 def suggests(spec: DataSpec) -> str | None:
