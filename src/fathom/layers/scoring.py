@@ -35,7 +35,7 @@ def token_cost(scores: Tensor, wanted: Tensor, smoothing: float = 0.0) -> Tensor
         smoothing: share of the probability that is spread over all tokens.
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return F.cross_entropy(scores, wanted, ignore_index=NOTHING, reduction="none", label_smoothing=smoothing)
+    return F.cross_entropy(scores, wanted.long(), ignore_index=NOTHING, reduction="none", label_smoothing=smoothing)
 
 
 def per_row(values: Tensor, wanted: Tensor) -> Tensor:
