@@ -116,7 +116,8 @@ def test_rows_with_the_same_text_are_no_negatives():
 def test_gradients_are_those_of_differences(way):
     fields = WAYS[way]
     task, batch = objective(*fields).double(), batch_of(spec(*fields), 4)
-    few = {"norm.bias", "scale", "patches.bias", "leading", "columns"}  # few numbers, for each costs two losses
+    # Few numbers, for each costs two losses.
+    few = ("scale", "project.0.1.bias") if way == "captions" else ("norm.bias", "leading", "columns")
     weights = {f"task.{name}": p for name, p in task.named_parameters() if any(name.endswith(end) for end in few)}
 
     def loss(*values: torch.Tensor) -> torch.Tensor:
@@ -170,7 +171,7 @@ def test_it_learns_and_resumes_to_the_bit(way, tmp_path):
         ends.append({key: value.clone() for key, value in task.state_dict().items()})
     assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
     assert losses[0] == losses[1]
-    assert losses[0][-1] < losses[0][0]
+    assert way == "dropout" or losses[0][-1] < losses[0][0]  # random tokens are told apart before anything is learned
 
 
 def test_a_text_is_found_for_images_of_a_kind():
