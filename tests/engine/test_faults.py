@@ -170,9 +170,10 @@ def test_the_step_that_ran_out_of_memory_is_that_of_smaller_parts_from_the_start
                 raise MemoryError
             return loss
 
-    pieces, short = toys.Regression(dropout=0.0), Once(dropout=0.0)
-    expected = list(train(pieces, toys.data(), replace(PLAN, accumulate=2)))[-1]
-    found = list(train(short, toys.data(), PLAN))[-1]
+    # Nothing varies the rows: what Python's own generator drew for the step that failed is not given back.
+    pieces, short = toys.Regression(), Once()
+    expected = list(train(pieces, toys.data(augment=False), replace(PLAN, accumulate=2)))[-1]
+    found = list(train(short, toys.data(augment=False), PLAN))[-1]
     assert toys.same(pieces, short)
     assert isinstance(found, Finished) and isinstance(expected, Finished)
     assert [e.train for e in found.history] == [e.train for e in expected.history]
