@@ -78,7 +78,7 @@ def test_a_graph_is_made_once() -> None:
     assert graphs.of(edges.clone(), size.clone(), 7) is first  # gathered anew
     with torch.inference_mode():
         assert graphs.of(edges.clone(), size.clone(), 7) is first
-    assert first.symmetric is first.symmetric and first.heads(4) is first.heads(4)
+    assert first.symmetric is first.symmetric and first.looped is first.looped
 
 
 def test_a_changed_graph_is_another() -> None:

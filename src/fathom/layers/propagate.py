@@ -5,13 +5,12 @@
     product            A·X, whose gradient is Aᵀ·G
     edge_scores        what each edge's two ends say together, u_j + v_i
     pair_scores        a·LeakyReLU(u_j + v_i) of two vectors for each edge
-    reordered          numbers of edges in another order
-    attend             sums weighted by a softmax over each node's edges
+    attend             sums weighted by a softmax over each node's edges, in several heads
     largest            the largest of each node's neighbours, number by number
 
-None but `pair_scores` ever holds a vector for each edge: with some ten edges a node that is ten times the memory of the
-nodes, and filling it is what the usual way of gathering and scattering spends its time on. Rows are summed by the
-kernel that sums bags of embeddings, on a CPU the fastest of those in PyTorch.
+Vectors of edges are held for `BLOCK` edges at a time, where at all: with some ten edges a node all of them are ten
+times the memory of the nodes, and filling it is what the usual way of gathering and scattering spends its time on. Rows
+are summed by the kernel that sums bags of embeddings, on a CPU the fastest of those in PyTorch.
 """
 
 from __future__ import annotations
@@ -96,12 +95,12 @@ def product(operator: Operator, x: Tensor) -> Tensor:
 
 
 def edge_scores(u: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-    """Return u[source] + v[target] of each edge: [M] of [R] and [R]."""
+    """Return u[source] + v[target] of each edge: [M, H] of [R, H] and [R, H]."""
     return _EdgeScores.apply(u, v, pattern)
 
 
 def pair_scores(u: Tensor, v: Tensor, a: Tensor, slope: float, pattern: Pattern) -> Tensor:
-    """Return a · LeakyReLU(u[source] + v[target]) of each edge in each head, [H, M].
+    """Return a · LeakyReLU(u[source] + v[target]) of each edge in each head, [M, H].
 
     Args:
         u, v: [R, H, C].
@@ -110,20 +109,15 @@ def pair_scores(u: Tensor, v: Tensor, a: Tensor, slope: float, pattern: Pattern)
     """
     # One product for all heads: a stands in a matrix [H, H·C] that is zero but for each head's part of its row.
     heads = torch.block_diag(*wide(a)[:, None])
-    return _PairScores.apply(wide(u).flatten(1), wide(v).flatten(1), heads, slope, pattern)
-
-
-def reordered(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
-    """Return x[order]: [M] of [M]. The order names each entry once, and `back` undoes it."""
-    return _Reordered.apply(x, order, back)
+    return _PairScores.apply(wide(u).flatten(1), wide(v).flatten(1), heads, slope, pattern).t().contiguous()
 
 
 def attend(x: Tensor, scores: Tensor, keep: Tensor | None, pattern: Pattern) -> Tensor:
-    """Return the sum of the rows that each row looks at, weighted by a softmax of their scores: [R, C] of [R, C].
+    """Return the sum of the rows that each row looks at, weighted by a softmax of their scores: of and to [R, H, C].
 
     Args:
-        scores: [M]; each row has one or more.
-        keep: [M], what each weight is multiplied with after the softmax (dropout), or None.
+        scores: [M, H]; each row has one or more edges.
+        keep: [M, H], what each weight is multiplied with after the softmax (dropout), or None.
     """
     return _Attend.apply(wide(x), wide(scores), keep, pattern).to(x.dtype)
 
@@ -158,8 +152,7 @@ class _EdgeScores(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        column = gradient[:, None]
-        return ctx.pattern.outgoing.times(column).squeeze(1), ctx.pattern.incoming.times(column).squeeze(1), None
+        return ctx.pattern.outgoing.times(gradient), ctx.pattern.incoming.times(gradient), None
 
 
 class _PairScores(Function):
@@ -197,26 +190,14 @@ def _sums(both: Tensor, pattern: Pattern, part: slice) -> Tensor:
     return Matrix(starts, pairs.flatten()).times(both)
 
 
-class _Reordered(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
-        ctx.order, ctx.back = order, back
-        return x.index_select(0, order)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _Reordered.apply(gradient, ctx.back, ctx.order), None, None
-
-
 class _Attend(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scores: Tensor, keep: Tensor | None, pattern: Pattern) -> Tensor:
         counts = pattern.incoming.starts.diff().long()
-        highest = torch.segment_reduce(scores.detach(), "max", lengths=counts, unsafe=True)  # [R]
+        highest = torch.segment_reduce(scores.detach(), "max", lengths=counts, unsafe=True)  # [R, H]
         powers = (scores - highest.index_select(0, pattern.target)).exp_()
-        share = torch.segment_reduce(powers, "sum", lengths=counts, unsafe=True).reciprocal_()[:, None]  # [R, 1]
-        matrix = Matrix(pattern.incoming.starts, pattern.source, _kept(powers, keep))
-        out = matrix.times(x).mul_(share)  # rows are fewer than edges
+        share = pattern.incoming.times(powers).reciprocal_()[..., None]  # [R, H, 1]
+        out = _moved(x, pattern.source, _kept(powers, keep), pattern.incoming.starts).mul_(share)  # fewer than edges
         ctx.save_for_backward(x, powers, keep, share, out)
         ctx.pattern = pattern
         return out
@@ -224,14 +205,56 @@ class _Attend(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, powers, keep, share, out = ctx.saved_tensors
+        (x, powers, keep, share, out), pattern = ctx.saved_tensors, ctx.pattern
         gradient = gradient * share
-        operator = ctx.pattern.weighted(_kept(powers, keep))
         # Softmax sends back weight · (g − Σ weight · g), where g, the gradient of an edge's weight, is the dot product
         # of its ends; the sum over a row's edges is the dot product of the row's gradient and what it gave out.
-        to_scores = _kept(_dots(operator.matrix, gradient, x), keep)
-        to_scores -= (gradient * out).sum(1).index_select(0, ctx.pattern.target)
-        return operator.transpose.times(gradient), to_scores.mul_(powers), None, None
+        to_scores = _kept(_dots(gradient, x, pattern), keep)
+        to_scores -= (gradient * out).sum(-1).index_select(0, pattern.target)
+        order = pattern.outgoing.columns
+        target, kept = pattern.target.index_select(0, order), _kept(powers, keep).index_select(0, order)
+        return _moved(gradient, target, kept, pattern.outgoing.starts), to_scores.mul_(powers), None, None
+
+
+def _moved(x: Tensor, ends: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+    """Return each row's sum of weights · x[ends] over its edges, [R, H, C] of [R, H, C], [M] and [M, H]."""
+    found, ones = torch.empty_like(x), _ones(x)
+    for rows, part in _whole_rows(starts, len(ends)):
+        each = x.flatten(1).index_select(0, ends[part]).mul_(weights[part] @ ones)  # [edges, H·C]
+        one_by_one = torch.arange(len(each), dtype=starts.dtype, device=x.device)
+        bags = Matrix(starts[rows.start : rows.stop + 1] - part.start, one_by_one)
+        found[rows] = bags.times(each).view(-1, *x.shape[1:])
+    return found
+
+
+def _whole_rows(starts: Tensor, edges: int) -> list[tuple[slice, slice]]:
+    """Return rows, and their edges, which are about `BLOCK` or those of one row."""
+    last = len(starts) - 1
+    if edges <= BLOCK:
+        return [(slice(0, last), slice(0, edges))]
+    marks = torch.arange(BLOCK, edges, BLOCK, dtype=starts.dtype, device=starts.device)
+    cuts = sorted({0, last, *torch.searchsorted(starts, marks).tolist()})
+    places = starts[cuts].tolist()
+    return [(slice(*cuts[i : i + 2]), slice(*places[i : i + 2])) for i in range(len(cuts) - 1)]
+
+
+def _dots(left: Tensor, right: Tensor, pattern: Pattern) -> Tensor:
+    """Return left[target] · right[source] of each edge in each head: [M, H] of [R, H, C] and [R, H, C]."""
+    found = left.new_empty(len(pattern.source), left.shape[1])
+    ones = _ones(left).t()
+    for part in _blocks(len(found)):
+        both = left.flatten(1).index_select(0, pattern.target[part])
+        both *= right.flatten(1).index_select(0, pattern.source[part])
+        torch.mm(both, ones, out=found[part])
+    return found
+
+
+def _ones(x: Tensor) -> Tensor:
+    """Return ones where a head's numbers stand, [H, H·C] for x [R, H, C].
+
+    A product with them spreads one number over a head, or sums over one, in less time than a loop over so few.
+    """
+    return torch.eye(x.shape[1], dtype=x.dtype, device=x.device).repeat_interleave(x.shape[2], 1)
 
 
 def _kept(weights: Tensor, keep: Tensor | None) -> Tensor:
@@ -261,15 +284,6 @@ class _Largest(Function):
         place += torch.arange(width)
         found = gradient.new_zeros(rows * width)
         return found.index_add_(0, place.flatten(), (gradient * real).flatten()).view(rows, width), None
-
-
-def _dots(matrix: Matrix, left: Tensor, right: Tensor) -> Tensor:
-    """Return the dot product of rows i of `left` and j of `right` at each entry (i, j) of the matrix: [M]."""
-    _spend_warning()
-    empty = torch.zeros(len(matrix.columns), dtype=left.dtype, device=left.device)
-    size = (len(left), len(right))
-    sparse = torch.sparse_csr_tensor(matrix.starts, matrix.columns, empty, size, check_invariants=False)
-    return torch.sparse.sampled_addmm(sparse, left, right.contiguous().t(), beta=0.0).values()
 
 
 @cache
