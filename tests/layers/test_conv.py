@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from fathom.layers.conv import (
     ConvNorm,
     DepthwiseBlock,
+    DepthwiseConv2d,
     InvertedResidual,
     SameConv2d,
     SqueezeExcite,
@@ -109,3 +110,26 @@ def test_small_images_are_not_halved_at_first(strides: list[int], side: int, wan
 def test_channels_are_rounded_to_multiples_and_lose_a_tenth_at_most() -> None:
     assert [rounded(n) for n in (1, 8, 11, 12, 16, 36, 44, 10)] == [8, 8, 16, 16, 16, 40, 48, 16]
     assert all(rounded(n / 4) >= 0.9 * n / 4 and rounded(n / 4) % 8 == 0 for n in range(1, 4000))
+
+
+@pytest.mark.parametrize(("sides", "kernel"), [((2, 2), 7), ((4, 4), 7), ((3, 5), 3), ((1, 1), 5), ((7, 7), 7)])
+def test_a_depthwise_convolution_of_small_maps_has_the_gradients_of_any(sides, kernel):
+    torch.manual_seed(0)
+    ours = DepthwiseConv2d(6, kernel)
+    x, gradient = torch.randn(16, 6, *sides, requires_grad=True), torch.randn(16, 6, *sides)
+    found = ours(x)
+    assert "Depthwise" in type(found.grad_fn).__name__  # it goes the short way
+    wanted = torch.nn.functional.conv2d(x, ours.weight, ours.bias, padding=kernel // 2, groups=6)
+    assert torch.equal(found, wanted)
+    inputs = (x, ours.weight, ours.bias)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, gradient), torch.autograd.grad(wanted, inputs, gradient), rtol=0, atol=2e-5
+    )
+
+
+def test_a_depthwise_convolution_of_large_maps_or_frozen_is_pytorchs():
+    ours = DepthwiseConv2d(2, 3)
+    for x in (torch.randn(2, 2, 30, 30), torch.randn(2, 2, 4, 4).bfloat16()):
+        found = ours.to(x.dtype)(x)
+        assert type(found.grad_fn).__name__ == "ConvolutionBackward0"
+    assert ours.float().requires_grad_(False)(torch.randn(2, 2, 4, 4)).grad_fn is None

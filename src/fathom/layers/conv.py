@@ -5,6 +5,7 @@
     SqueezeExcite      each channel times a gate that all channels of the image decide on
     InvertedResidual   from few channels to many, through a depthwise convolution, and back to few
     StochasticDepth    a branch that some images skip in training
+    DepthwiseConv2d    each channel by itself, with a shorter way back where maps are small
     DepthwiseBlock     a wide depthwise convolution, then a two-layer network on each pixel
     reducing           which layers halve the sides, where a network made for large images is to see small ones
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +32,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
 }
+WORTH = 20_000  # multiplications to an image and channel, below which products of all pixels with all are shorter
 IN_PLACE = ("relu", "relu6")  # of the others the gradient needs what came in
 
 
@@ -198,6 +202,69 @@ class InvertedResidual(nn.Module):
         return y
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """A convolution of each channel by itself that keeps the sides: [B, C, H, W] -> the same.
+
+    On a processor the weights' gradient takes a fixed time for each image and channel, however few pixels a map has. Of
+    small maps it is taken from the products of all pixels with all others instead.
+
+    Args:
+        width: C.
+        kernel: side of the convolution, odd.
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__(width, width, kernel, padding=kernel // 2, groups=width)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling() and self._is_learned(input) and self._is_small(*input.shape):
+            return _Depthwise.apply(input, self.weight, self.bias)  # type: ignore[no-any-return]
+        return super().forward(input)
+
+    def _is_learned(self, input: Tensor) -> bool:
+        """Return whether there will be a gradient of the weights, in single precision on a processor."""
+        single = input.device.type == "cpu" and input.dtype == self.weight.dtype == torch.float32
+        return single and self.weight.requires_grad and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+    def _is_small(self, images: int, channels: int, height: int, width: int) -> bool:
+        return (height * width) ** 2 * (images + self.weight[0].numel()) < WORTH * images
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2, groups=len(weight))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        channels, _, kernel, _ = weight.shape
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            pad = [kernel // 2] * 2
+            wanted = (True, False, False)
+            to_x = torch.ops.aten.convolution_backward(
+                gradient, x, weight, None, [1, 1], pad, [1, 1], False, [0, 0], channels, wanted
+            )[0]
+        after = gradient.permute(1, 2, 3, 0).flatten(1, 2)  # [C, P, B]
+        before = x.permute(1, 0, 2, 3).flatten(2)  # [C, B, P]
+        pairs = torch.bmm(after, before).flatten(1)  # [C, P·P]
+        to_weight = pairs @ _places(*x.shape[2:], kernel)
+        return to_x, to_weight.view_as(weight), gradient.sum((0, 2, 3))
+
+
+@cache
+def _places(height: int, width: int, kernel: int) -> Tensor:
+    """Return a one where a kernel's weight leads from the second pixel of a pair to the first: [P·P, kernel²]."""
+    row, column = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)  # [P]
+    down, right = (place - place[:, None] + kernel // 2 for place in (row, column))  # [P, P]
+    within = (down >= 0) & (down < kernel) & (right >= 0) & (right < kernel)
+    place = (down * kernel + right).clamp(0, kernel * kernel - 1)
+    return (F.one_hot(place, kernel * kernel) * within[..., None]).flatten(0, 1).float()
+
+
 class DepthwiseBlock(nn.Module):
     """A depthwise convolution, then a two-layer network on each pixel, added to the input: [B, H, W, C] -> the same.
 
@@ -214,7 +281,7 @@ class DepthwiseBlock(nn.Module):
 
     def __init__(self, width: int, scale: float = 1e-6, skipped: float = 0.0, kernel: int = 7) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.depthwise = DepthwiseConv2d(width, kernel)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.scale = nn.Parameter(torch.full((width,), scale)) if scale else None
