@@ -176,7 +176,7 @@ def _matrices(model: nn.Module) -> list[Tensor]:
     return [p for p in model.parameters() if p.dim() > 1]
 
 
-def _known(model: nn.Module) -> Halves | None:
+def _known(model: Any) -> Halves | None:
     """Return the halves that were made of a network, unless its weights have changed since."""
     kept = _kept.get(model)
     return kept if kept is not None and kept.versions == _versions(model) else None

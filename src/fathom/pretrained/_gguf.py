@@ -155,7 +155,7 @@ class _Cursor:
     """Reads one thing after another, and never beyond the end of the file."""
 
     def __init__(self, path: Path, file: np.ndarray[Any, Any]) -> None:
-        self.path, self.file, self.place = path, memoryview(file), 0
+        self.path, self.file, self.place = path, file.data, 0
 
     def take(self, size: int) -> bytes:
         if size > len(self.file) - self.place:
