@@ -30,7 +30,7 @@ PLAN = Plan(
     checkpoint_seconds=0.0,
     learning_rate=1e-3,
 )
-FIRST = ("mlp", "lenet", "bag", "gpt", "bert", "transformer", "autoencoder", "dcgan", "unet")  # small ones
+FIRST = ("mlp", "resnet", "bag", "gpt", "bert", "transformer", "autoencoder", "dcgan", "unet")  # small ones
 
 
 def objective_of(name: str, seed: int = 0) -> tuple[DataSpec, Objective]:
