@@ -70,6 +70,8 @@ def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = 
 class AdversarialTraining(Wrapper):
     """The loss of the wrapped objective on attacked rows. Its metrics also say what the attack does."""
 
+    spread: Tensor
+
     def __init__(self, config: Config, spec: DataSpec, inner: Objective) -> None:
         super().__init__(inner)
         self.config = config
@@ -123,7 +125,7 @@ class AdversarialTraining(Wrapper):
     def _limit(self, key: str, value: Tensor) -> Tensor:
         """Return how far each value of a column may be moved, in its own unit."""
         if key == "number":
-            return (self.config.epsilon_number * self.spread).to(value)  # type: ignore[operator]
+            return self.spread.to(value) * self.config.epsilon_number
         return torch.as_tensor(self.config.epsilon * 255).to(value)
 
     def _bounded(self, key: str, value: Tensor, start: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ term.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -117,7 +118,7 @@ class EWC(Wrapper):
         return self.config.strength / 2 * torch.stack(parts).sum()
 
 
-def fisher(objective: Objective, rows: Store, most: int, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+def fisher(objective: Objective, rows: Store, most: int, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the diagonal of Fisher's information: the mean square of the gradient of a row's loss, by parameter.
 
     A category's truth is drawn from what the model itself predicts, as the definition has it; other targets' are the
