@@ -11,6 +11,7 @@ from torch import nn
 
 from fathom.core import catalog
 from fathom.core.config import as_dict, build, describe
+from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.types import DataSpec, Features, TrainingData
 from fathom.data import TensorStore
@@ -23,13 +24,18 @@ MODELS = catalog.files("models")
 OBJECTIVES = catalog.files("objectives")
 
 
-def spec_of(model: str) -> DataSpec:
-    return catalog.find("models", model).module.example()
+def spec_of(model: str, objective: str = "everything") -> DataSpec:
+    """Return the model's example, as an objective sees it."""
+    spec = catalog.find("models", model).module.example()
+    if objective == "everything":
+        return spec
+    unused = getattr(catalog.find("objectives", objective).module, "TARGET", "needed") == "unused"
+    return dataclasses.replace(spec, targets=()) if unused else spec
 
 
 def built(model: str, objective: str, seed: int = 0) -> tuple[DataSpec, Objective]:
     """Return the data and a fresh objective; that of "everything" asks for all that the model can do."""
-    spec = spec_of(model)
+    spec = spec_of(model, objective)
     torch.manual_seed(seed)
     entry = catalog.find("models", model)
     network = entry.module.build(entry.config, spec)
@@ -44,11 +50,25 @@ def pairs() -> Iterator[tuple[str, str]]:
     for model in MODELS:
         yield model, "everything"
         for objective in OBJECTIVES:
-            if (
-                objective != "supervised"
-                and catalog.find("objectives", objective).module.accepts(spec_of(model)) is None
-            ):
+            if objective != "supervised" and fits(model, objective):
                 yield model, objective
+
+
+def fits(model: str, objective: str) -> bool:
+    """Whether the objective takes the model's example, and the model."""
+    task, entry = catalog.find("objectives", objective).module, catalog.find("models", model)
+    spec = spec_of(model, objective)
+    if task.accepts(spec) is not None or entry.module.accepts(spec) is not None:
+        return False
+    network = entry.module.build(entry.config, spec)
+    if getattr(task, "needs", lambda model: None)(network) is not None:
+        return False
+    try:
+        task.build(task.Config(), spec, network)
+    except ConfigError as error:
+        assert "set " in str(error) or "such as" in str(error)  # what the user can change, or choose instead
+        return False
+    return True
 
 
 both = pytest.mark.parametrize(("model", "objective"), list(pairs()))
@@ -93,6 +113,29 @@ def test_backward_reaches_every_parameter(model: str, objective: str) -> None:
 
 
 @both
+def test_every_phase_has_a_finite_loss_and_gradient(model: str, objective: str) -> None:
+    spec, task = built(model, objective)
+    for phase in task.phases():
+        moved = [p for p in phase.parameters if p.requires_grad]
+        loss = task.losses(batch_of(spec, 16), phase.name)
+        found = torch.autograd.grad(loss.total, moved, allow_unused=True)
+        assert loss.total.isfinite() and all(part.isfinite().all() for part in loss.parts.values())
+        reached = [gradient for gradient in found if gradient is not None]
+        assert reached and all(gradient.isfinite().all() for gradient in reached)
+        assert any(gradient.abs().max() > 0 for gradient in reached)
+
+
+@both
+def test_metrics_are_of_each_row(model: str, objective: str) -> None:
+    spec, task = built(model, objective)
+    task.eval()
+    with torch.no_grad():
+        found = task.metrics(batch_of(spec, 6))
+    assert found
+    assert {values.shape for values in found.values()} == {(6,)}
+
+
+@both
 def test_one_row_and_any_order_predict_the_same(model: str, objective: str) -> None:
     spec, task = built(model, objective)
     batch = batch_of(spec, 7)
@@ -107,7 +150,7 @@ def test_one_row_and_any_order_predict_the_same(model: str, objective: str) -> N
         torch.testing.assert_close(single[name], value[:1], rtol=1e-4, atol=1e-5)
 
 
-@both
+@everything
 def test_overfits_one_batch(model: str, objective: str) -> None:
     spec, task = built(model, objective)
     store = TensorStore(batch_of(spec, 16))
@@ -121,7 +164,7 @@ def test_overfits_one_batch(model: str, objective: str) -> None:
     assert after < 0.2 * before
 
 
-@both
+@everything
 def test_a_run_stopped_and_resumed_ends_with_the_same_weights(model: str, objective: str, tmp_path) -> None:
     plan = Plan(epochs=4, batch_size=8, threads=1, precision="fp32", average=0.9, accumulate=2)
     ends = []

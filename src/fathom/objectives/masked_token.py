@@ -29,6 +29,7 @@ from fathom.core.objective import Objective
 from fathom.core.roles import LanguageModel, Translator
 from fathom.core.types import Batch, DataSpec, Features, Field, Loss
 from fathom.layers.corrupt import filled, masked, ordinary, spans
+from fathom.layers.probe import probe
 from fathom.layers.scoring import NOTHING, per_row, token_cost, told
 
 REFERENCE = (
@@ -77,7 +78,7 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> MaskedToken:
     """Return the objective.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or the model gives no states of single tokens.
     """
     if not 0 < config.share < 1 or config.span < 1:
         raise ConfigError(
@@ -88,6 +89,11 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> MaskedToken:
         raise ConfigError(
             "A model that reads and writes learns from runs of tokens: set objective.corruption=spans, or leave out "
             "the text target, so that it is an encoder alone."
+        )
+    if not isinstance(model, Translator) and probe(model, spec.texts).tokens is None:
+        raise ConfigError(
+            f"Objective 'masked_token' needs a model that says something of every token, such as bert or transformer; "
+            f"{type(model).__name__} does not."
         )
     return MaskedToken(config, spec, model)
 

@@ -26,6 +26,7 @@ from fathom.core.types import Batch, DataSpec, Field, Loss, Phase, Stats
 from fathom.layers.deceive import deceived, judged
 from fathom.layers.image import Normalize
 from fathom.layers.likeness import psnr, ssim
+from fathom.layers.probe import probe
 from fathom.layers.spoil import spoiled
 
 REFERENCE = (
@@ -221,11 +222,7 @@ def _full(x: Tensor) -> Tensor:
 
 def _width(model: nn.Module, field: Field) -> int:
     """Return the channels of the model's finest maps, which have to be as large as the image."""
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.no_grad():
-        maps = model.eval()({field.key: torch.zeros(1, *field.shape)}).maps
-    for module, mode in modes:
-        module.training = mode
+    maps = probe(model, (field,)).maps
     if not maps or maps[0].shape[2:] != torch.Size(field.shape[1:]):
         raise ConfigError(
             "Objective 'translate_image' needs a model that says something of every pixel, such as unet or unet_2015; "

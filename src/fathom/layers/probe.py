@@ -1,0 +1,32 @@
+"""What kind of features a model gives: asked of the model itself, with one empty row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fathom.core.types import Features, Field
+
+
+def probe(model: nn.Module, fields: Sequence[Field]) -> Features:
+    """Return what the model makes of one row of black images and of texts without a word; their shapes tell what an
+    objective may count on.
+
+    Args:
+        fields: the images and texts that the model takes.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    batch = {
+        field.key: torch.zeros(1, *field.shape, device=device, dtype=torch.uint8)
+        if field.kind == "image"
+        else torch.full((1, *field.shape), field.pad, device=device, dtype=torch.int32)
+        for field in fields
+    }
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.no_grad():
+        found: Features = model.eval()(batch)
+    for module, mode in modes:
+        module.training = mode
+    return found
