@@ -92,7 +92,7 @@ def test_equals_transformers(kind: str, settings: dict[str, object]) -> None:
         expected = theirs.eval()(tokens).logits
         found = ours.eval().logits(ours({"text:t": tokens}).tokens)
     assert expected.std() > 0.5
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS)

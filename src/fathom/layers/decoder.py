@@ -216,7 +216,7 @@ def stretched(speeds: Tensor, factor: float, slow: float, quick: float, context:
 
     Source: Grattafiori et al., The Llama 3 Herd of Models, 2024, section 3.4.2, and the release of Llama 3.1.
     """
-    turns = context * speeds / (2 * math.pi)
+    turns = context / (2 * math.pi / speeds)  # in this order, for the same rounding as the published networks'
     kept = ((turns - slow) / (quick - slow)).clamp(0, 1)
     return (1 - kept) * speeds / factor + kept * speeds
 
