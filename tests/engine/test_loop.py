@@ -208,7 +208,7 @@ def test_a_time_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
             clock[0] += 0.050 / (2 if len(batch["number"]) < 60 else 1)
             return {"loss": torch.ones(len(batch["number"]))}
 
-    records = list(train(Timed(), toys.data(), replace(PLAN, epochs=0, minutes=0.1)))
+    records = list(train(Timed(), toys.data(), replace(PLAN, epochs=0, minutes=0.1, form="plain")))
     last = records[-1]
     assert isinstance(last, Finished) and last.reason == "time"
     assert 5.0 < clock[0] <= 6.0

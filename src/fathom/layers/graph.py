@@ -70,6 +70,8 @@ class Sparse:
 
     def gather(self, x: Tensor, weights: Weights) -> Tensor:
         """Return the weighted sum over each node's neighbours, [R, D] of [R, D]; see `weights_of`."""
+        if weights == "mean":  # sums without weights, each divided by how many it is of: the cheaper product
+            return product(self.sum, x) * self.shares.to(x.dtype)
         return product(getattr(self, weights), x)
 
     def largest(self, x: Tensor) -> Tensor:
@@ -102,9 +104,9 @@ class Sparse:
         return self.pattern.weighted(None)
 
     @cached_property
-    def mean(self) -> Operator:
-        degree = self.pattern.incoming.starts.diff()
-        return self.pattern.weighted(degree.float().reciprocal().index_select(0, self.pattern.target))
+    def shares(self) -> Tensor:
+        """One part of each node's neighbours, [R, 1]; of a node without any, whose sum is zero, one."""
+        return self.pattern.incoming.starts.diff().clamp_min(1).float().reciprocal()[:, None]
 
     @cached_property
     def symmetric(self) -> Operator:
