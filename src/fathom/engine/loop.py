@@ -233,7 +233,8 @@ class _Session:
                 run.snapshot()  # the first process writes what all of them have pieces of
                 self._saved = state
             return
-        began, records = time.perf_counter(), []
+        records: list[Record] = []
+        began = time.perf_counter()
         if state != self._saved:
             records += self._written(wait=True)  # the one before
             self.saver.start(run.snapshot, run.step, self._best_changed)

@@ -51,7 +51,7 @@ class Sharding:
         """Take apart what a step that was not finished left together."""
         for module in self.objective.modules():
             if hasattr(module, "reshard"):
-                module.reshard()
+                module.reshard()  # type: ignore[operator]
 
     def gather(self) -> None:
         """Put the objective together again, in main memory, as it was before it was spread."""
