@@ -50,6 +50,7 @@ class Scaling:
     """Takes columns of a frame as they are; rows with a null are set aside."""
 
     spec: DataSpec
+    written = ()
 
     def transform(self, frame: pl.DataFrame, *, folder=None, with_targets=False, paths=True):
         columns = [field.source for field in self.spec.inputs]

@@ -1,8 +1,9 @@
-"""What kind of features a model gives: asked of the model itself, with one empty row."""
+"""What kind of features a model gives: asked of the model itself, with a row of nobody's data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -24,9 +25,19 @@ def probe(model: nn.Module, fields: Sequence[Field]) -> Features:
         else torch.full((1, *field.shape), field.pad, device=device, dtype=torch.int32)
         for field in fields
     }
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.no_grad():
-        found: Features = model.eval()(batch)
-    for module, mode in modes:
-        module.training = mode
+    with asking(model):
+        found: Features = model(batch)
     return found
+
+
+@contextmanager
+def asking(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module's own mode is as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -31,6 +31,7 @@ from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.roles import Towers
 from fathom.core.types import Batch, DataSpec, Features, Field, Loss, Stats
+from fathom.layers.probe import asking
 from fathom.layers.similar import one_vector, unit
 from fathom.layers.views import Views
 
@@ -127,7 +128,26 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> Contrast:
             "Objective 'contrast' reads a single text twice with other units dropped, and this model drops none: set "
             "model.dropout=0.1."
         )
-    return Contrast(config, spec, model, cast(str, method))
+    task = Contrast(config, spec, model, cast(str, method))
+    if method == "texts" and not _comparable(task):
+        raise ConfigError(
+            f"Objective 'contrast' compares two text columns, which {type(model).__name__} reads into numbers of their "
+            "own; it needs a model that reads both alike, such as transformer or bert."
+        )
+    return task
+
+
+def _comparable(task: Contrast) -> bool:
+    """Return whether the vectors of the two texts have anything to do with one another, where both say the same."""
+    device = next((p.device for p in task.model.parameters()), torch.device("cpu"))
+    length = min(field.shape[0] for field in task.spec.texts)
+    words = torch.arange(length, device=device) % max(1, min(f.vocabulary for f in task.spec.texts) - 5) + 5
+    batch = {f.key: torch.full((1, *f.shape), f.pad, device=device, dtype=torch.int32) for f in task.spec.texts}
+    for tokens in batch.values():
+        tokens[0, :length] = words
+    with asking(task.model):
+        first, second, _ = task._pairs(batch)
+    return bool((first * second).any())
 
 
 class Contrast(Objective):
