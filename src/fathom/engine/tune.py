@@ -16,7 +16,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -119,9 +119,8 @@ def _again(
     run.knobs = found
     run.turn_knobs()
     why = f"remembered: {taken[1] * 1e3:.3g} ms a step, plainly {taken[0] * 1e3:.3g}"
-    return [
-        Chose(what="remembered", value=", ".join(map(str, asdict(found).values())), why=why, gain=taken[0] / taken[1])
-    ]
+    value = ", ".join(_say(what, getattr(found, what)) for what in options)
+    return [Chose(what="remembered", value=value, why=why, gain=taken[0] / taken[1])]
 
 
 def _compile(
