@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.errors import ConfigError
+from fathom.core.modes import modes_kept
 from fathom.core.objective import Objective
 from fathom.core.roles import Embedder
 from fathom.core.types import Batch, DataSpec, Field, Store
@@ -195,15 +196,11 @@ def _device(module: nn.Module) -> torch.device:
 def evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode without gradients, from the same random state each time; afterwards every module's own mode and
     the random state are as before."""
-    modes = [(inner, inner.training) for inner in module.modules()]
-    module.eval()
-    try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
-            yield
-    finally:
-        for inner, mode in modes:
-            inner.training = mode
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with modes_kept(module), torch.inference_mode(), forked:
+        module.eval()
+        torch.manual_seed(0)
+        yield
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from fathom.core.types import Batch, DataSpec, Field
 from fathom.layers.image import Normalize
+from fathom.layers.precision import wide
 
 
 class Likelihood(nn.Module):
@@ -52,7 +53,7 @@ class Likelihood(nn.Module):
         """
         costs = []
         for key, value in given.items():
-            value = value.to(torch.promote_types(value.dtype, torch.float32))
+            value = wide(value)
             if key in self.texts:
                 costs.append(_of_classes(value, wanted[key], self.texts[key]))
             elif key == "category":

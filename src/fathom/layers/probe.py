@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from fathom.core.modes import modes_kept
 from fathom.core.types import Features, Field
 
 
@@ -33,11 +34,6 @@ def probe(model: nn.Module, fields: Sequence[Field]) -> Features:
 @contextmanager
 def asking(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module's own mode is as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        yield

@@ -26,6 +26,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from fathom.layers.precision import wide
+
 BLOCK = 16_384  # edges whose vectors are held at a time
 
 
@@ -82,11 +84,6 @@ class Pattern:
         matrix = Matrix(self.incoming.starts, self.source, values)
         turned = None if values is None else values.index_select(0, order)
         return Operator(matrix, Matrix(self.outgoing.starts, self.target.index_select(0, order), turned))
-
-
-def wide(x: Tensor) -> Tensor:
-    """Return x in at least single precision, in which sums and softmaxes are taken."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def product(operator: Operator, x: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fathom.layers.precision import wide
+
 NOTHING = -100
 
 
@@ -34,8 +36,9 @@ def token_cost(scores: Tensor, wanted: Tensor, smoothing: float = 0.0) -> Tensor
     Args:
         smoothing: share of the probability that is spread over all tokens.
     """
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return F.cross_entropy(scores, wanted.long(), ignore_index=NOTHING, reduction="none", label_smoothing=smoothing)
+    return F.cross_entropy(
+        wide(scores), wanted.long(), ignore_index=NOTHING, reduction="none", label_smoothing=smoothing
+    )
 
 
 def per_row(values: Tensor, wanted: Tensor) -> Tensor:

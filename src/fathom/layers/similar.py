@@ -6,9 +6,10 @@ unit          vectors of length one, whose products are cosines
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from fathom.layers.precision import wide
 
 
 def one_vector(pooled: Tensor) -> Tensor:
@@ -18,4 +19,4 @@ def one_vector(pooled: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Return vectors [..., D] of length one, at least in float32."""
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+    return F.normalize(wide(x), dim=-1)

@@ -25,6 +25,7 @@ from fathom.core.types import Average, Batch, DataSpec, Field, Loss, Phase, Stat
 from fathom.layers.condition import label_classes, unless_classes
 from fathom.layers.deceive import deceived, energy_distance, judged, slopes
 from fathom.layers.image import Normalize
+from fathom.layers.precision import wide
 
 REFERENCE = (
     "Goodfellow et al., Generative Adversarial Nets, 2014; "
@@ -138,11 +139,11 @@ class Deceive(Objective):
         image, label = self.normalize(batch[self.field.key]), self._label(batch)
         noise = torch.randn(len(image), self.pair.noise, device=image.device, dtype=image.dtype)
         if phase == GENERATOR:
-            score = _full(self.pair.criticise(self.pair.generate(noise, label), label))
+            score = wide(self.pair.criticise(self.pair.generate(noise, label), label))
             return Loss(deceived(score, self.config.kind).mean(), {"made": score.mean()}, weight=float(len(image)))
         with torch.no_grad():
             made = self.pair.generate(noise, label).to(image.dtype)
-        scores = _full(self.pair.criticise(image, label)), _full(self.pair.criticise(made, label))
+        scores = wide(self.pair.criticise(image, label)), wide(self.pair.criticise(made, label))
         total = judged(*scores, self.config.kind).mean()
         parts = {"real": scores[0].mean(), "made": scores[1].mean()}
         for name, cost in self._penalties(image, made, label).items():
@@ -156,12 +157,12 @@ class Deceive(Objective):
         image, label = self.normalize(batch[self.field.key]), self._label(batch)
         noise = torch.randn(len(image), self.pair.noise, device=image.device, dtype=image.dtype)
         made = self._made(noise, label)
-        real, false = _full(self.pair.criticise(image, label)), _full(self.pair.criticise(made, label))
+        real, false = wide(self.pair.criticise(image, label)), wide(self.pair.criticise(made, label))
         return {"distance": energy_distance(image, made), "real": real, "made": false}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return `realness` [B], the judge's score of each image, whatever its class."""
-        return {"realness": _full(self.pair.criticise(self.normalize(batch[self.field.key])))}
+        return {"realness": wide(self.pair.criticise(self.normalize(batch[self.field.key])))}
 
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """Return images [N, C, H, W] in 0 … 1.
@@ -216,7 +217,3 @@ class Deceive(Objective):
 
     def _label(self, batch: Batch) -> Tensor | None:
         return None if self.target is None else batch[self.target.target_key]
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

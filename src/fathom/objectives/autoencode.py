@@ -29,6 +29,7 @@ from fathom.core.roles import Autoencoder
 from fathom.core.types import UNKNOWN, Average, Batch, DataSpec, Field, Loss, Stats
 from fathom.layers.gaussian import draw, kl_to_standard
 from fathom.layers.likelihood import Likelihood, corrupted
+from fathom.layers.precision import wide
 from fathom.layers.quantise import Quantiser
 
 REFERENCE = (
@@ -231,13 +232,13 @@ class Autoencode(Objective):
             mean, log_variance = code.split(self.coder.code, dim=1)
             if self.kind != "variational":
                 return mean, {}
-            mean, log_variance = _full(mean), _full(log_variance)
+            mean, log_variance = wide(mean), wide(log_variance)
             drawn = draw(mean, log_variance) if by_chance else mean
             return drawn, {"divergence": kl_to_standard(mean, log_variance)}
         if self.kind == "sparse":
             return largest(code, max(1, round(self.config.active * self.coder.code))), {}
         if self.quantiser is not None:
-            code, far, _ = self.quantiser(_full(code))
+            code, far, _ = self.quantiser(wide(code))
             return code, {"commitment": far}
         return code, {}
 
@@ -250,10 +251,6 @@ def largest(code: Tensor, count: int) -> Tensor:
     """Return codes [B, Z] of which all but so many numbers, the largest ones by size, are zero."""
     kept = code.detach().abs().topk(count, dim=1).indices
     return code * torch.zeros_like(code).scatter_(1, kept, 1.0)
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _kind(config: Config, model: Any) -> str:

@@ -27,6 +27,7 @@ from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.types import Average, Batch, DataSpec, Features, Field, Loss, Stats
 from fathom.layers.heads import Head
+from fathom.layers.precision import wide
 from fathom.layers.similar import one_vector
 from fathom.layers.views import Views
 
@@ -182,8 +183,7 @@ class Consistency(Objective):
 
 def _logits(features: Features, head: Head) -> Tensor:
     """Return logits [B, C], at least in float32."""
-    found = head(one_vector(features.pooled)).squeeze(1)
-    return found.to(torch.promote_types(found.dtype, torch.float32))
+    return wide(head(one_vector(features.pooled)).squeeze(1))
 
 
 def _share(config: Config, labelled: int, rows: int) -> float:

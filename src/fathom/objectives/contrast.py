@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
+from fathom.core.modes import modes_kept
 from fathom.core.objective import Objective
 from fathom.core.roles import Towers
 from fathom.core.types import Batch, DataSpec, Features, Field, Loss, Stats
@@ -178,7 +179,7 @@ class Contrast(Objective):
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` of each row among its batch, and `matched`: whether its partner is the nearest of all."""
-        with _dropping(self.model) if self.method == "dropout" else _as_it_is():
+        with _dropping(self.model) if self.method == "dropout" else nullcontext():
             each, matched, _ = self._compared(batch)
         return {"loss": each, "matched": matched}
 
@@ -306,16 +307,7 @@ def _drops(model: nn.Module) -> bool:
 @contextmanager
 def _dropping(model: nn.Module) -> Iterator[None]:
     """Let units be dropped as in training, while running statistics stay as they are."""
-    modes = [(module, module.training) for module in model.modules()]
-    for module, _ in modes:
-        module.training = not isinstance(module, nn.modules.batchnorm._BatchNorm)
-    try:
+    with modes_kept(model):
+        for module in model.modules():
+            module.training = not isinstance(module, nn.modules.batchnorm._BatchNorm)
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield

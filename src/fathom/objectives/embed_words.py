@@ -27,6 +27,7 @@ from fathom.core.config import at_least, option
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, DataSpec, Field, Loss
 from fathom.layers.corrupt import ordinary
+from fathom.layers.precision import wide
 
 REFERENCE = (
     "Mikolov, Sutskever, Chen, Corrado, Dean, Distributed Representations of Words and Phrases and their "
@@ -144,15 +145,11 @@ class EmbedWords(Objective):
         place = torch.arange(words.shape[1], device=words.device)
         far = (place[:, None] - place).abs()  # [T, T]
         near = (far > 0) & (far <= reach[:, :, None]) & real[:, :, None] & real[:, None]  # [B, T, T]
-        found, against = _wide(v @ u.transpose(1, 2)), _wide(v @ self.context(negatives).T)  # [B, T, T], [B, T, M]
+        found, against = wide(v @ u.transpose(1, 2)), wide(v @ self.context(negatives).T)  # [B, T, T], [B, T, M]
         pairs = near.sum(2).to(found.dtype)  # [B, T], of each word
         positive = (F.softplus(-found) * near).sum(2)
         negative = F.softplus(against).mean(2) * pairs
         return (positive + self.config.negatives * negative).sum(1), pairs.sum(1)
-
-
-def _wide(scores: Tensor) -> Tensor:
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def staying(counts: Tensor, threshold: float) -> Tensor:

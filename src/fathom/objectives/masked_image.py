@@ -27,6 +27,7 @@ from fathom.core.roles import Patches
 from fathom.core.types import Batch, DataSpec, Field, Loss, Stats
 from fathom.layers.attention import EncoderBlock, sinusoids
 from fathom.layers.image import cut, joined
+from fathom.layers.precision import wide
 from fathom.layers.similar import one_vector
 from fathom.layers.views import Views
 
@@ -193,8 +194,7 @@ class MaskedImage(Objective):
         x = torch.cat([leading, patches], dim=1)
         for block in self.blocks:
             x = block(x)
-        told = self.pixels(self.norm(x[:, -self.count :]))
-        return told.to(torch.promote_types(told.dtype, torch.float32))
+        return wide(self.pixels(self.norm(x[:, -self.count :])))
 
     @property
     def _reader(self) -> Patches:

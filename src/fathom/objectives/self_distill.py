@@ -28,6 +28,7 @@ from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.types import Average, Batch, DataSpec, Features, Field, Loss, Stats
+from fathom.layers.probe import asking
 from fathom.layers.similar import one_vector, unit
 from fathom.layers.views import Views
 
@@ -222,19 +223,14 @@ class SelfDistill(Objective):
                 self._small = whole
         return self._small
 
-    @torch.no_grad()
     def _takes(self, image: Tensor, size: tuple[int, int]) -> bool:
         """Whether the model makes features of images of that size."""
-        modes = [(module, module.training) for module in self.teacher.modules()]
-        self.teacher.eval()
-        try:
-            found = self.teacher({self.key: image.new_zeros(1, image.shape[1], *size)}).pooled
-            return bool(found.shape[-1] == self.teacher.width)
-        except NOT_TAKEN:
-            return False
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with asking(self.teacher):
+            try:
+                found = self.teacher({self.key: image.new_zeros(1, image.shape[1], *size)}).pooled
+            except NOT_TAKEN:
+                return False
+        return bool(found.shape[-1] == self.teacher.width)
 
 
 def _cost(answers: Tensor, wanted: Tensor, temperature: float) -> Tensor:

@@ -23,6 +23,7 @@ from fathom.core.config import below_one, option
 from fathom.core.objective import Objective
 from fathom.core.types import IMBALANCE, UNKNOWN, Batch, DataSpec, Field, Loss, Stats
 from fathom.layers.heads import Head
+from fathom.layers.precision import wide
 
 REFERENCE = "Bishop, Pattern Recognition and Machine Learning, 2006, chapters 3 to 5"
 
@@ -145,8 +146,7 @@ class Supervised(Objective):
         return found
 
     def _read_out(self, pooled: Tensor) -> list[Tensor]:
-        found = [head(pooled) for head in self.heads]
-        return [output.to(torch.promote_types(output.dtype, torch.float32)) for output in found]
+        return [wide(head(pooled)) for head in self.heads]
 
     def _category_loss(self, index: int, logits: Tensor, truth: Tensor) -> Tensor:
         if truth.ndim == 2:

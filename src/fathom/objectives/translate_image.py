@@ -26,6 +26,7 @@ from fathom.core.types import Batch, DataSpec, Field, Loss, Phase, Stats
 from fathom.layers.deceive import deceived, judged
 from fathom.layers.image import Normalize
 from fathom.layers.likeness import psnr, ssim
+from fathom.layers.precision import wide
 from fathom.layers.probe import probe
 from fathom.layers.spoil import spoiled
 
@@ -129,7 +130,7 @@ class TranslateImage(Objective):
             with torch.no_grad():
                 made, wanted = self.pair(batch)
             assert self.judge is not None
-            real, false = _full(self.judge(wanted)), _full(self.judge(made))
+            real, false = wide(self.judge(wanted)), wide(self.judge(made))
             parts = {"real": real.mean(), "made": false.mean()}
             return Loss(judged(real, false, "hinge").mean(), parts, weight=float(len(made)))
         return self.cost(*self.pair(batch))
@@ -146,7 +147,7 @@ class TranslateImage(Objective):
         parts = {"pixels": each.mean()}
         total = self.config.pixel_weight * parts["pixels"]
         if self.judge is not None:
-            parts["judged"] = deceived(_full(self.judge(made)), "hinge").mean()
+            parts["judged"] = deceived(wide(self.judge(made)), "hinge").mean()
             total = total + self.config.adversarial * parts["judged"]
         return Loss(total, parts if len(parts) > 1 else {}, weight=float(len(made)))
 
@@ -214,10 +215,6 @@ class PatchJudge(nn.Module):
 def _light(image: Tensor) -> Tensor:
     """From −1 … 1 to 0 … 1, what is beyond cut off."""
     return image.float().add(1).div(2).clamp(0, 1)
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _width(model: nn.Module, field: Field) -> int:

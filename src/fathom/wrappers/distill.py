@@ -22,6 +22,7 @@ from fathom.core.past import Past, Trained
 from fathom.core.types import Batch, DataSpec, Field, Loss, Phase, Stats
 from fathom.core.wrapper import Wrapper, plus, scaled
 from fathom.layers.once import once
+from fathom.layers.precision import wide
 
 REFERENCE = (
     "Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015; Romero, Ballas, Kahou, Chassang, "
@@ -87,7 +88,7 @@ class Distill(Wrapper):
             costs = {"teacher": (share, taught)}
             if self.projection is not None:
                 ours = self.projection(_one(self.model(batch).pooled))
-                costs["features"] = (self.config.features, F.mse_loss(_wide(ours), _wide(features)))
+                costs["features"] = (self.config.features, F.mse_loss(wide(ours), wide(features)))
         return plus(scaled(loss, 1 - share), costs, batch)
 
     def phases(self) -> tuple[Phase, ...]:
@@ -123,11 +124,6 @@ class Distill(Wrapper):
 def _one(pooled: Tensor) -> Tensor:
     """Return features [B, D]: of an ensemble, [B, K, D], the mean of its members."""
     return pooled.mean(1) if pooled.ndim == 3 else pooled
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Return values at least in float32."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _order(target: Field, teacher: Trained) -> list[int] | None:
