@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch import nn
 
 from fathom.api.config import Settings
 from fathom.api.prepare import prepare
@@ -19,6 +18,7 @@ from fathom.models import vit
 from fathom.objectives import consistency
 from fathom.objectives.consistency import Config, repeats
 from tests.conformance.samples import batch_of
+from tests.objectives.differences import as_differences_say
 
 IMAGE = Field(name="photo", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,)))
 CLASS = Field(name="label", kind="category", classes=("a", "b", "c"), counts=(3, 3, 3))
@@ -123,23 +123,7 @@ def test_micro_batches_have_the_gradient_of_one_batch(method):
 def test_gradients_are_those_of_differences(method):
     task, batch = objective(method=method, threshold=0.3).double(), batch_with_gaps(5, 2)
     names = ("head.linear.bias", "model.leading")
-    weights = {f"task.{name}": p for name, p in task.named_parameters() if name in names}
-
-    def loss(*values: torch.Tensor) -> torch.Tensor:
-        torch.manual_seed(0)
-        return torch.func.functional_call(Total(task), dict(zip(weights, values, strict=True)), (batch,))
-
-    assert len(weights) == 2
-    assert torch.autograd.gradcheck(loss, tuple(p.detach().clone().requires_grad_() for p in weights.values()))
-
-
-class Total(nn.Module):
-    def __init__(self, task: nn.Module) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.task.losses(batch).total
+    assert as_differences_say(task, batch, names)
 
 
 @pytest.mark.parametrize("method", BOTH)

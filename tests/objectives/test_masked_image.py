@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from fathom.core.errors import ConfigError
 from fathom.core.types import DataSpec, Field, Stats, TrainingData
@@ -17,6 +16,7 @@ from fathom.models import lenet, vit
 from fathom.objectives import masked_image
 from fathom.objectives.masked_image import Config
 from tests.conformance.samples import batch_of
+from tests.objectives.differences import as_differences_say
 
 IMAGE = Field(name="photo", kind="image", shape=(3, 10, 8), stats=Stats(mean=(100.0,), std=(50.0,)))
 SPEC = DataSpec(inputs=(IMAGE,), rows=64)
@@ -89,23 +89,7 @@ def test_an_encoder_that_reads_all_patches_is_the_model_itself():
 
 def test_gradients_are_those_of_differences():
     task, batch = objective().double(), batch_of(SPEC, 2)
-    weights = {f"task.{name}": p for name, p in task.named_parameters() if name in ("hidden", "model.patches.bias")}
-
-    def loss(*values: torch.Tensor) -> torch.Tensor:
-        torch.manual_seed(0)
-        return torch.func.functional_call(Total(task), dict(zip(weights, values, strict=True)), (batch,))
-
-    assert len(weights) == 2
-    assert torch.autograd.gradcheck(loss, tuple(p.detach().clone().requires_grad_() for p in weights.values()))
-
-
-class Total(nn.Module):
-    def __init__(self, task: nn.Module) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.task.losses(batch).total
+    assert as_differences_say(task, batch, ("hidden", "model.patches.bias"))
 
 
 def test_it_learns_and_resumes_to_the_bit(tmp_path):

@@ -18,6 +18,7 @@ from fathom.models import resnet, vit
 from fathom.objectives import self_distill
 from fathom.objectives.self_distill import Config
 from tests.conformance.samples import batch_of
+from tests.objectives.differences import as_differences_say
 
 IMAGE = Field(name="photo", kind="image", shape=(1, 12, 12), stats=Stats(mean=(100.0,), std=(50.0,)))
 SPEC = DataSpec(inputs=(IMAGE,), rows=64)
@@ -103,23 +104,7 @@ def test_the_teacher_is_the_papers_moving_average_and_learns_nothing_else():
 def test_gradients_are_those_of_differences():
     task, batch = objective(small_views=1).double(), batch_of(SPEC, 3)
     names = ("head.prototypes", "model.leading")
-    weights = {f"task.{name}": p for name, p in task.named_parameters() if name in names}
-
-    def loss(*values: torch.Tensor) -> torch.Tensor:
-        torch.manual_seed(0)
-        return torch.func.functional_call(Total(task), dict(zip(weights, values, strict=True)), (batch,))
-
-    assert len(weights) == 2
-    assert torch.autograd.gradcheck(loss, tuple(p.detach().clone().requires_grad_() for p in weights.values()))
-
-
-class Total(nn.Module):
-    def __init__(self, task: nn.Module) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.task.losses(batch).total
+    assert as_differences_say(task, batch, names)
 
 
 class OneSize(nn.Module):

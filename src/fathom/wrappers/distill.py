@@ -23,6 +23,7 @@ from fathom.core.types import Batch, DataSpec, Field, Loss, Phase, Stats
 from fathom.core.wrapper import Wrapper, plus, scaled
 from fathom.layers.once import once
 from fathom.layers.precision import wide
+from fathom.layers.similar import one_vector
 
 REFERENCE = (
     "Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015; Romero, Ballas, Kahou, Chassang, "
@@ -87,7 +88,7 @@ class Distill(Wrapper):
             taught, share = torch.stack(each).mean(), self.config.share
             costs = {"teacher": (share, taught)}
             if self.projection is not None:
-                ours = self.projection(_one(self.model(batch).pooled))
+                ours = self.projection(one_vector(self.model(batch).pooled))
                 costs["features"] = (self.config.features, F.mse_loss(wide(ours), wide(features)))
         return plus(scaled(loss, 1 - share), costs, batch)
 
@@ -105,7 +106,7 @@ class Distill(Wrapper):
             teacher.to(device)
         with once(teacher.model):
             found = teacher.predict(batch)
-            features = _one(teacher.model(batch).pooled)
+            features = one_vector(teacher.model(batch).pooled)
         said = [
             found[t.name] if o is None else found[t.name][:, o] for t, o in zip(self.targets, self.order, strict=True)
         ]
@@ -119,11 +120,6 @@ class Distill(Wrapper):
         temperature = self.config.temperature
         ours, theirs = ((p.clamp_min(LEAST).log() / temperature).log_softmax(1) for p in (student, teacher))
         return F.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
-
-
-def _one(pooled: Tensor) -> Tensor:
-    """Return features [B, D]: of an ensemble, [B, K, D], the mean of its members."""
-    return pooled.mean(1) if pooled.ndim == 3 else pooled
 
 
 def _order(target: Field, teacher: Trained) -> list[int] | None:
