@@ -60,6 +60,13 @@ def test_progress_never_jumps_when_the_length_is_planned_anew() -> None:
     assert min(steps) > 0 and max(steps) < 0.01 and after[-1] > 0.99
 
 
+def test_the_progress_of_the_step_before_a_new_plan_is_still_a_share() -> None:
+    pace = Pace(steps_per_epoch=100, epochs=1_000_000, minutes=1)
+    pace.plan(0, elapsed=0, step_seconds=0.1, validation_seconds=0)
+    pace.adjust(1, elapsed=1, step_seconds=0.5, validation_seconds=0)  # far fewer steps are left than were planned
+    assert 0 <= pace.progress(0) <= pace.progress(1)
+
+
 def test_a_run_out_of_time_ends_now() -> None:
     pace = Pace(steps_per_epoch=100, epochs=1_000_000, minutes=1)
     pace.plan(0, elapsed=0, step_seconds=0.1, validation_seconds=1)

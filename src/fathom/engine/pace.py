@@ -27,7 +27,7 @@ class Pace:
     def progress(self, step: int) -> float:
         """Return the share of the run done in the middle of a step, so that no step has a learning rate of zero."""
         ahead = self.total - self._step
-        done = min(1.0, (step - self._step + 0.5) / ahead) if ahead > 0 else 1.0
+        done = min(1.0, max(0.0, (step - self._step + 0.5) / ahead)) if ahead > 0 else 1.0
         return self._progress + (1 - self._progress) * done
 
     def plan(self, step: int, elapsed: float, step_seconds: float, validation_seconds: float) -> None:
