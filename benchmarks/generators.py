@@ -14,8 +14,8 @@
 FID here is the Fréchet distance between the pooled features of Fathom's own classifier of Fashion-MNIST (trained first,
 for the time of its own benchmark, and kept in runs/) of --images that were made, classes in turn, and of as many test
 images. The distance of training images from those is given as what a perfect generator would have. All training is on
-the bundled sample (10,000 images; --full: all 60,000), each part within --budget minutes. The figures go to
-results/generators.json, and grids of images into --grids.
+the bundled sample (10,000 images; --full: all 60,000), each part within --budget minutes, or each training for --epochs
+passes, however long they take. The figures go to results/generators.json, and grids of images into --grids.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     options.add_argument("--budget", type=float, default=5.0, help="minutes of training for each part")
+    options.add_argument("--epochs", type=int, default=0, help="passes of each training, instead of minutes")
     options.add_argument("--full", action="store_true", help="train on all 60,000 images")
     options.add_argument("--grids", type=Path, help="folder for grids of images")
     options.add_argument("--images", type=int, default=2000, help="made and compared, of each generator")
@@ -70,7 +71,8 @@ def main() -> None:
         began = time.perf_counter()
         found = PARTS[name](given)
         found |= {
-            "budget_minutes": given.budget,
+            **({"set": given.set} if given.set else {}),
+            **({} if given.epochs else {"budget_minutes": given.budget}),
             "data": "all 60,000 images" if given.full else "sample of 10,000",
             "seconds": round(time.perf_counter() - began, 1),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
@@ -85,7 +87,7 @@ def elbo(given: argparse.Namespace) -> dict[str, Any]:
     task, material, epochs, _ = learn(given, "variational", "vae_dense", [*sets, "engine.learning_rate=1e-3"], 0.6)
     ours = means(task, material.test.prepared.store)
     images = {part: pixels(getattr(material, part)) for part in ("train", "test")}
-    theirs = plain_vae(images["train"], images["test"], epochs, given.budget * 0.4)
+    theirs = plain_vae(images["train"], images["test"], epochs, 0.0 if given.epochs else given.budget * 0.4)
     conv, material, _, _ = learn(
         given, "variational", "vae_conv", ["objective.pixels=bernoulli", "engine.learning_rate=1e-3"], 1.0
     )
@@ -209,8 +211,9 @@ def learn(
         without: a class whose rows are left out of training and validation.
     """
     source, test = sources(given)
-    minutes = given.budget * share
-    arguments = {"objective": {"name": objective}, "model": {"name": model}, "engine": {"minutes": minutes, "seed": 0}}
+    minutes = 0.0 if given.epochs else given.budget * share
+    engine = {"minutes": minutes or None, "epochs": given.epochs or None, "seed": 0}
+    arguments = {"objective": {"name": objective}, "model": {"name": model}, "engine": engine}
     settings = gather({}, arguments, [*sets, *given.set])
     use = "needed" if without else use_of_targets(settings, objective)
     material = prepare(source, test, settings, 0, use=use)
@@ -224,7 +227,7 @@ def learn(
     for record in train(assembled.objective, data, assembled.plan):
         if isinstance(record, Epoch):
             epochs = record.epoch
-            if not early and record.seconds >= 15 * minutes:
+            if not early and (record.seconds >= 15 * minutes if minutes else record.epoch >= given.epochs / 4):
                 early = {name: value.clone() for name, value in assembled.objective.state_dict().items()}
     return assembled.objective.eval(), material, epochs, early or assembled.objective.state_dict()
 
@@ -290,7 +293,7 @@ def plain_vae(train_x: torch.Tensor, test_x: torch.Tensor, epochs: int, minutes:
             adam.zero_grad()
             bound(train_x[index]).backward()
             adam.step()
-        if time.perf_counter() > end:
+        if minutes and time.perf_counter() > end:
             break
     with torch.inference_mode():
         return float(bound(test_x))

@@ -47,7 +47,7 @@ class Config:
     threshold: float = option(0.95, "fixmatch: probability from which the model is sure of a class")
     weight: float = option(0.0, "of the disagreement; 0: fixmatch 1, mean_teacher 10")
     unlabelled: float = option(7.0, "rows without a label for each row with one, in a batch")
-    momentum: float = option(0.99, "mean_teacher: of the teacher, at first; it rises to 0.999")
+    momentum: float = option(0.99, "mean_teacher: of the teacher, at first; it rises, from 0.99 to 0.999")
     crop: float = option(0.5, "smallest area of a strongly changed view, as a share of the image's")
     jitter: float = option(0.5, "how much such views differ in brightness, contrast and saturation")
     erase: float = option(0.4, "side of a square painted grey in such views, as a share of the image's")
@@ -70,9 +70,10 @@ def accepts(spec: DataSpec) -> str | None:
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
-    """Return settings to train with: large batches, since few of a batch have a label."""
+    """Return settings to train with: large batches, as few of a batch have a label. A teacher is one average already."""
     epochs = max(10, min(100, round(250_000 / max(spec.rows, 1))))
-    return {"engine": {"batch_size": 256 if spec.rows >= 5_000 else 64, "epochs": epochs, "average": 0.995}}
+    average = 0.995 if config.method == "fixmatch" else 0.0
+    return {"engine": {"batch_size": 256 if spec.rows >= 5_000 else 64, "epochs": epochs, "average": average}}
 
 
 def example() -> DataSpec:
@@ -150,7 +151,8 @@ class Consistency(Objective):
         if self.config.method == "fixmatch":
             return ()
         pairs = ((self.model, self.teacher), (self.head, self.teacher_head))
-        first, last = self.config.momentum, max(0.999, self.config.momentum)
+        first = self.config.momentum
+        last = 1 - (1 - first) / 10  # from 0.99 to 0.999, as in the paper
         return tuple(Average(source, target, first, last) for source, target in pairs)
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
