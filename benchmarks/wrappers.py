@@ -7,8 +7,8 @@
     continual            five tasks of two classes each, one after the other: accuracy over all five in the end, by
                          consolidation (ewc) and by replay, against learning on as usual
 
-Each is trained on --rows images of the bundled sample of Fashion-MNIST, for --budget minutes at the most, with seeds 0,
-1, …; mean and spread are of those. The figures go to results/wrappers.json.
+Each is trained on --rows images of the bundled sample of Fashion-MNIST for --budget minutes at the most, or --epochs
+passes; seeds are 0, 1, …, and mean and spread are of those. The figures go to results/wrappers.json.
 """
 
 from __future__ import annotations
@@ -43,19 +43,24 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     options.add_argument("--budget", type=float, default=1.0, help="minutes of each training")
+    options.add_argument("--epochs", type=int, help="passes of each training, instead of minutes")
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--rows", type=int, default=4000, help="images to learn from")
     options.add_argument("--strength", type=float, default=1000.0, help="of consolidation, the pull to earlier weights")
     options.add_argument("--model", default="lenet", help="the network that is trained")
     given = options.parse_args()
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    trials = [Trial(given, seed) for seed in range(given.seeds)]
     for name in given.cases:
-        runs = [CASES[name](Trial(given, seed)) for seed in range(given.seeds)]
+        runs = [CASES[name](trial) for trial in trials]
         found = {key: spread([run[key] for run in runs]) for key in runs[0]}
         known[name] = {
             "figures": found,
             "runs": runs,
-            "settings": {"minutes": given.budget, "rows": given.rows, "model": given.model, "strength": given.strength},
+            "settings": {
+                **({"epochs": given.epochs} if given.epochs else {"minutes": given.budget}),
+                **{name: getattr(given, name) for name in ("rows", "model", "strength")},
+            },
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         }
         print(name, json.dumps(found, indent=2))
@@ -74,12 +79,14 @@ class Trial:
         frame = frame.rename({label: "label"})
         self.test = frame.filter(test).drop(table.split)
         self.train = frame.filter(~test).drop(table.split).sample(given.rows, shuffle=True, seed=seed)
+        self.plain: fathom.Model | None = None
 
     def fit(self, train: Any = None, test: Any = None, sets: tuple[str, ...] = (), **more: Any) -> fathom.Model:
         options = {
             "target": "label",
             "model": self.given.model,
-            "minutes": self.given.budget,
+            "minutes": None if self.given.epochs else self.given.budget,
+            "epochs": self.given.epochs,
             "seed": self.seed,
             **more,
         }
@@ -89,6 +96,11 @@ class Trial:
             sets=[*WHOLE, *sets],
             **options,
         )
+
+    def usual(self) -> fathom.Model:
+        """Return what the plain objective learns of these rows: trained once, whatever it is compared with."""
+        self.plain = self.plain or self.fit()
+        return self.plain
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -104,7 +116,7 @@ def beside(objective: str) -> Callable[[Trial], dict[str, float]]:
     """Return what compares an objective with the plain one."""
 
     def compared(trial: Trial) -> dict[str, float]:
-        return {"plain": accuracy(trial.fit()), objective: accuracy(trial.fit(objective=objective))}
+        return {"plain": accuracy(trial.usual()), objective: accuracy(trial.fit(objective=objective))}
 
     return compared
 
@@ -112,7 +124,7 @@ def beside(objective: str) -> Callable[[Trial], dict[str, float]]:
 def attacked(trial: Trial) -> dict[str, float]:
     found = {}
     for name in ("supervised", "pgd"):
-        model = trial.fit(objective=name)
+        model = trial.usual() if name == "supervised" else trial.fit(objective=name)
         rows = model.artifact.preprocess.transform(trial.test, with_targets=True).store
         attack = AdversarialTraining(Attack(steps=20), model.artifact.spec, model.module).eval()
         torch.manual_seed(trial.seed)
@@ -143,9 +155,10 @@ def ruled(trial: Trial) -> dict[str, float]:
 
 def taught(trial: Trial) -> dict[str, float]:
     with TemporaryDirectory() as folder:
-        teacher = trial.fit(model="resnet", minutes=2 * trial.given.budget)
+        longer = {} if trial.given.epochs else {"minutes": 2 * trial.given.budget}
+        teacher = trial.fit(model="resnet", **longer)
         teacher.save(Path(folder) / "teacher")
-        alone = trial.fit()
+        alone = trial.usual()
         with_teacher = trial.fit(objective="distill", sets=(f"objective.teacher={folder}/teacher",))
     return {"teacher": accuracy(teacher), "alone": accuracy(alone), "with teacher": accuracy(with_teacher)}
 

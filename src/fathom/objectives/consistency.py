@@ -70,7 +70,7 @@ def accepts(spec: DataSpec) -> str | None:
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
-    """Return settings to train with: large batches, as few of a batch have a label. A teacher is one average already."""
+    """Return settings to train with: large batches, as few of them have a label. A teacher is an average itself."""
     epochs = max(10, min(100, round(250_000 / max(spec.rows, 1))))
     average = 0.995 if config.method == "fixmatch" else 0.0
     return {"engine": {"batch_size": 256 if spec.rows >= 5_000 else 64, "epochs": epochs, "average": average}}
