@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
+from fathom.core.roles import Patches
 from fathom.core.types import Average, Batch, DataSpec, Features, Field, Loss, Stats
 from fathom.layers.probe import asking
 from fathom.layers.similar import one_vector, unit
@@ -217,8 +218,9 @@ class SelfDistill(Objective):
         """Return the size of small views: that of the images where the model takes no other."""
         if self._small is None:
             whole = (images.shape[2], images.shape[3])
-            wanted = tuple(max(1, round(self.config.small_size * side)) for side in whole)
-            self._small = (wanted[0], wanted[1])
+            patch = self.model.patch if isinstance(self.model, Patches) else 1  # none is cut through
+            wanted = [patch * max(1, round(self.config.small_size * side / patch)) for side in whole]
+            self._small = (min(wanted[0], whole[0]), min(wanted[1], whole[1]))
             if self._small != whole and not self._takes(images[:1], self._small):
                 self._small = whole
         return self._small
