@@ -5,6 +5,7 @@ Of models, for objectives:
 LanguageModel   tells the next token, also step by step with a cache
 Translator      reads one sequence and writes another
 Denoiser        takes noise out of images
+Captioned       a denoiser that can also be told in words what is to be seen
 Autoencoder     to a code, and back
 Adversarial     a generator, and the judge it has to deceive
 Towers          a network for each kind of column, which can be asked alone
@@ -15,13 +16,14 @@ Of objectives, for those who use what was trained:
 Sampler         makes images
 Embedder        says where each row lies among others
 Matcher         says which text fits an image
+TokenTeller     tells tokens, and can be asked what another was asked
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from fathom.core.types import Batch, Features, Kind
+from fathom.core.types import Batch, Features, Kind, Loss
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +99,24 @@ class Denoiser(Protocol):
         Args:
             time: [B], how much noise there is, from 0 to 1,000.
             label: [B], classes; the code `classes` stands for none.
+        """
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """A denoiser that can also be told in words what is to be seen.
+
+    Attributes:
+        captions: whether this one can, as it can where the data has a text column.
+    """
+
+    captions: bool
+
+    def denoise(self, x: Tensor, time: Tensor, label: Tensor | None = None, caption: Tensor | None = None) -> Tensor:
+        """Return what a `Denoiser` does.
+
+        Args:
+            caption: [B, T], tokens of the text column; a row of padding stands for none.
         """
 
 
@@ -197,3 +217,48 @@ class Matcher(Protocol):
 
     def match(self, images: Batch, texts: Batch) -> Tensor:
         """Return how probable each of C texts is for each of B images, [B, C]."""
+
+
+class Question(NamedTuple):
+    """What a model of texts is asked.
+
+    Attributes:
+        read: the batch that it reads.
+        wanted: of each text column the token that each place has to tell, [B, T] each, −100 where none is.
+        real: of each which places stand for tokens at all, [B, T] bool each.
+        written: of a model that reads and writes the tokens that it writes after, [B, T].
+    """
+
+    read: Batch
+    wanted: tuple[Tensor, ...]
+    real: tuple[Tensor, ...]
+    written: Tensor | None = None
+
+
+class Answer(NamedTuple):
+    """What a model makes of a question.
+
+    Attributes:
+        states: of each text column what it makes of each place, [B, T, D] each.
+        penalty: what it asks to be kept small, where it does.
+    """
+
+    states: tuple[Tensor, ...]
+    penalty: Tensor | None = None
+
+
+@runtime_checkable
+class TokenTeller(Protocol):
+    """An objective that tells tokens of texts, so that one can learn to tell them as another does."""
+
+    def ask(self, batch: Batch) -> Question:
+        """Return what is asked about a batch; what is random in it is drawn here."""
+
+    def answer(self, question: Question) -> Answer:
+        """Return what the model makes of a question, which may be another objective's."""
+
+    def scores(self, states: Tensor, column: int) -> Tensor:
+        """Return the scores of all tokens at places of a text column, [N, D] -> [N, V]."""
+
+    def price(self, question: Question, answer: Answer) -> Loss:
+        """Return what `losses` does, of this question and answer."""

@@ -2,11 +2,13 @@
 
 Wrapper         holds another objective
 scaled, plus    a loss times a number; a loss with further costs
+also_moving     turns, of which the first moves further weights
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,3 +82,10 @@ def plus(loss: Loss, costs: Mapping[str, tuple[float, Tensor]], batch: Batch) ->
     if terms or not (isinstance(loss.weight, float) and loss.weight == rows):
         terms = (*(terms or (Loss(loss.total, weight=loss.weight),)), Loss(more, weight=rows))
     return Loss(loss.total + more, parts, loss.weight, terms)
+
+
+def also_moving(phases: tuple[Phase, ...], more: nn.Module | None) -> tuple[Phase, ...]:
+    """Return the turns of a training step, of which the first also moves a wrapper's own weights, if it has any."""
+    first, *others = phases
+    own = () if more is None else tuple(more.parameters())
+    return (replace(first, parameters=(*first.parameters, *own)), *others)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from fathom.core.config import option
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
-from fathom.core.roles import LanguageModel, Translator
+from fathom.core.roles import Answer, LanguageModel, Question, Translator
 from fathom.core.types import Batch, DataSpec, Features, Field, Loss
 from fathom.layers.corrupt import filled, masked, ordinary, spans
 from fathom.layers.probe import probe
@@ -119,12 +119,43 @@ class MaskedToken(Objective):
                 cast(Teller, self.tellers[index]).own_table()
 
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
-        cost, wanted, penalty = self._costs(batch)
-        count = sum((each != NOTHING).sum() for each in wanted).float()  # type: ignore[union-attr]
-        total = torch.cat(cost).sum() / count.clamp_min(1)
-        if penalty is None:
+        question = self.ask(batch)
+        return self.price(question, self.answer(question))
+
+    def ask(self, batch: Batch) -> Question:
+        """Return texts from which tokens were taken, and those tokens."""
+        return self._asked_to_write(batch) if self.writes else self._asked_to_tell(batch)
+
+    def answer(self, question: Question) -> Answer:
+        """Return what the model makes of each place of each column, or of each place that it writes."""
+        if question.written is not None:
+            memory: Features = self.model.encode(question.read)  # type: ignore[operator]
+            return Answer((self.model.decode(question.written, memory),), memory.penalty)  # type: ignore[operator]
+        features: Features = self.model(question.read)
+        widths = [each.shape[1] for each in question.wanted]
+        if features.tokens is None or features.tokens.shape[1] != sum(widths):
+            raise ConfigError(
+                f"Objective 'masked_token' cannot train a {type(self.model).__name__}: it gives out no vector for each "
+                "token; take bert or transformer."
+            )
+        return Answer(features.tokens.split(widths, 1), features.penalty)
+
+    def scores(self, states: Tensor, column: int) -> Tensor:
+        """Return the scores of all tokens at places of a text column, [N, D] -> [N, V]."""
+        if self.writes:
+            written: Tensor = self.model.logits(states)  # type: ignore[operator]
+            return written
+        table = self.model.get_parameter(self.tables[column]) if self.tables[column] else None
+        found: Tensor = self.tellers[column](states, table)
+        return found
+
+    def price(self, question: Question, answer: Answer) -> Loss:
+        """Return the mean cost of a token, and what the model asks to be kept small."""
+        count = sum((each != NOTHING).sum() for each in question.wanted).float()  # type: ignore[union-attr]
+        total = torch.cat(self._costs(question, answer)).sum() / count.clamp_min(1)
+        if answer.penalty is None:
             return Loss(total, weight=count)
-        return Loss(total + penalty, {"text": total, "penalty": penalty}, weight=count)
+        return Loss(total + answer.penalty, {"text": total, "penalty": answer.penalty}, weight=count)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the model makes of each text as it stands: its vector [B, D]."""
@@ -132,7 +163,8 @@ class MaskedToken(Objective):
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         """Return of each text [B] the nats that telling what was taken out takes, and how many tokens that is."""
-        cost, wanted, _ = self._costs(batch)
+        question = self.ask(batch)
+        cost, wanted = self._costs(question, self.answer(question)), question.wanted
         rows = len(batch[self.fields[0].key])
         nats = [per_row(each, tokens).view(-1, rows).sum(0) for each, tokens in zip(cost, wanted, strict=True)]
         counts = [(tokens != NOTHING).sum(1).view(-1, rows).sum(0) for tokens in wanted]
@@ -142,29 +174,20 @@ class MaskedToken(Objective):
         nats = means["nats"] / means["tokens"]
         return {"loss": nats, "perplexity": 2.0 ** (nats / math.log(2))}
 
-    def _costs(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
-        """Return what telling each token costs, and the tokens, of each column; and what the model asks to be kept
-        small."""
-        return self._written(batch) if self.writes else self._told(batch)
+    def _costs(self, question: Question, answer: Answer) -> list[Tensor]:
+        """Return what telling each token costs, of each column."""
+        found = []
+        for column, (states, wanted) in enumerate(zip(answer.states, question.wanted, strict=True)):
+            chosen, tokens = told(states, wanted)
+            found.append(token_cost(self.scores(chosen, column), tokens))
+        return found
 
-    def _told(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    def _asked_to_tell(self, batch: Batch) -> Question:
         read, wanted = dict(batch), []
         for field in self.fields:
             read[field.key], told_here = self.corrupted(batch[field.key], field)
             wanted.append(told_here)
-        features: Features = self.model(read)
-        widths = [each.shape[1] for each in wanted]
-        if features.tokens is None or features.tokens.shape[1] != sum(widths):
-            raise ConfigError(
-                f"Objective 'masked_token' cannot train a {type(self.model).__name__}: it gives out no vector for each "
-                "token; take bert or transformer."
-            )
-        costs = []
-        for index, (hidden, tokens) in enumerate(zip(features.tokens.split(widths, 1), wanted, strict=True)):
-            chosen, right = told(hidden, tokens)
-            table = self.model.get_parameter(self.tables[index]) if self.tables[index] else None
-            costs.append(token_cost(self.tellers[index](chosen, table), right))
-        return costs, wanted, features.penalty
+        return Question(read, tuple(wanted), tuple(batch[field.key] != field.pad for field in self.fields))
 
     def corrupted(self, tokens: Tensor, field: Field) -> tuple[Tensor, Tensor]:
         """Return the tokens [B, T] that an encoder reads, and those to tell, NOTHING where none is."""
@@ -175,7 +198,7 @@ class MaskedToken(Objective):
         chosen = candidates & (torch.rand(tokens.shape, device=tokens.device) < self.config.share)
         return masked(tokens, chosen, field.special[4], field.vocabulary)
 
-    def _written(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    def _asked_to_write(self, batch: Batch) -> Question:
         """The same of a model that reads and writes; rows of further texts stand behind those of the first."""
         field = self.fields[0]
         texts = [batch[field.key], *(batch[f.target_key] for f in self.written if f.target_key in batch)]
@@ -184,10 +207,8 @@ class MaskedToken(Objective):
         taken = spans(ordinary(tokens, field.special), self.config.share, self.config.span)
         read, written = filled(tokens, taken, field.special)
         written = written[:, : int(cast(int, self.model.context))]
-        memory: Features = self.model.encode({**batch, field.key: read})  # type: ignore[operator]
         wanted = written[:, 1:].masked_fill(written[:, 1:] == field.pad, NOTHING)
-        hidden, right = told(self.model.decode(written[:, :-1], memory), wanted)  # type: ignore[operator]
-        return [token_cost(self.model.logits(hidden), right)], [wanted], memory.penalty  # type: ignore[operator]
+        return Question({**batch, field.key: read}, (wanted,), (wanted != NOTHING,), written[:, :-1])
 
 
 class Teller(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fathom.core.config import option
 from fathom.core.objective import Objective
-from fathom.core.roles import LanguageModel
+from fathom.core.roles import Answer, LanguageModel, Question
 from fathom.core.types import Batch, DataSpec, Features, Field, Loss
 from fathom.layers.scoring import NOTHING, per_row, token_cost, told
 
@@ -80,13 +80,32 @@ class NextToken(Objective):
         self.register_buffer("sizes", sizes, persistent=False)  # [V]
 
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
-        features: Features = self.model(batch)
+        question = self.ask(batch)
+        return self.price(question, self.answer(question))
+
+    def ask(self, batch: Batch) -> Question:
+        """Return the batch, and the token that each place but the last has to tell."""
         wanted = self.wanted(batch)
-        count = (wanted != NOTHING).sum().float()
-        total = self._cost(features, wanted, self.config.label_smoothing).sum() / count.clamp_min(1)
-        if features.penalty is None:
+        return Question(batch, (wanted,), (wanted != NOTHING,))
+
+    def answer(self, question: Question) -> Answer:
+        """Return what the model makes of each place but the last, [B, T − 1, D]."""
+        features: Features = self.model(question.read)
+        assert features.tokens is not None
+        return Answer((features.tokens[:, :-1],), features.penalty)
+
+    def scores(self, states: Tensor, column: int = 0) -> Tensor:
+        """Return the scores of the next token, [N, D] -> [N, V]."""
+        found: Tensor = self.model.logits(states)  # type: ignore[operator]
+        return found
+
+    def price(self, question: Question, answer: Answer) -> Loss:
+        """Return the mean cost of a token, and what the model asks to be kept small."""
+        count = question.real[0].sum().float()
+        total = self._cost(question, answer, self.config.label_smoothing).sum() / count.clamp_min(1)
+        if answer.penalty is None:
             return Loss(total, weight=count)
-        return Loss(total + features.penalty, {"text": total, "penalty": features.penalty}, weight=count)
+        return Loss(total + answer.penalty, {"text": total, "penalty": answer.penalty}, weight=count)
 
     def wanted(self, batch: Batch) -> Tensor:
         """Return the token that each place but the last has to tell, NOTHING behind the end: [B, T] -> [B, T − 1]."""
@@ -106,10 +125,11 @@ class NextToken(Objective):
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         """Return of each text [B] the nats that telling it takes, and how many tokens and bytes it has."""
-        wanted = self.wanted(batch)
+        question = self.ask(batch)
+        wanted = question.wanted[0]
         found = {
-            "nats": per_row(self._cost(self.model(batch), wanted), wanted),
-            "tokens": (wanted != NOTHING).sum(1).float(),
+            "nats": per_row(self._cost(question, self.answer(question)), wanted),
+            "tokens": question.real[0].sum(1).float(),
         }
         if self.sizes is not None:
             found["bytes"] = self.sizes[batch[self.key]].sum(1).clamp_min(0)
@@ -122,7 +142,6 @@ class NextToken(Objective):
             return found
         return {"bits_per_byte": means["nats"] / means["bytes"] / math.log(2), **found}
 
-    def _cost(self, features: Features, wanted: Tensor, smoothing: float = 0.0) -> Tensor:
-        assert features.tokens is not None
-        hidden, tokens = told(features.tokens[:, :-1], wanted)
-        return token_cost(self.model.logits(hidden), tokens, smoothing)  # type: ignore[operator]
+    def _cost(self, question: Question, answer: Answer, smoothing: float = 0.0) -> Tensor:
+        states, tokens = told(answer.states[0], question.wanted[0])
+        return token_cost(self.scores(states), tokens, smoothing)

@@ -5,11 +5,16 @@
 What the teacher finds likely beside the right class says how classes resemble each other; a high temperature T shows
 it. A number is learned from the teacher's value. Features may be learned, too, through a linear projection onto the
 width of the teacher's (a hint). The teacher is no part of the student: it is neither trained nor stored again.
+
+Around `masked_token` or `next_token` it is tokens that are told as the teacher tells them; to the two terms a third may
+be added, that the states of each token point where the teacher's do (DistilBERT's triple loss: `distilbert`), see
+`_tokens.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +24,18 @@ from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError, did_you_mean
 from fathom.core.objective import Objective, predicted
 from fathom.core.past import Past, Trained
+from fathom.core.roles import TokenTeller
 from fathom.core.types import Batch, DataSpec, Field, Loss, Phase, Stats
-from fathom.core.wrapper import Wrapper, plus, scaled
+from fathom.core.wrapper import Wrapper, also_moving, plus, scaled
 from fathom.layers.once import once
 from fathom.layers.precision import wide
 from fathom.layers.similar import one_vector
+from fathom.wrappers._tokens import DistillTokens, inherit, unless_same
 
 REFERENCE = (
     "Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015; Romero, Ballas, Kahou, Chassang, "
-    "Gatta, Bengio, FitNets: Hints for Thin Deep Nets, 2015"
+    "Gatta, Bengio, FitNets: Hints for Thin Deep Nets, 2015; Sanh, Debut, Chaumond, Wolf, DistilBERT, a Distilled "
+    "Version of BERT, 2019"
 )
 LEAST = 1e-30  # probability whose logarithm is taken
 
@@ -38,23 +46,43 @@ class Config:
     temperature: float = option(4.0, "T, by which log-probabilities are divided")
     share: float = option(0.9, "s, of the teacher's predictions in the loss; what remains is that of the truth")
     features: float = option(0.0, "weight of the squared distance between projected features and the teacher's")
+    cosine: float = option(0.0, "of texts: weight of one minus the cosine of each token's last states")
+    tokens: Literal["all", "told"] = option(
+        "all", "of texts: which are told as the teacher does; told: the masked ones"
+    )
+    inherit: bool = option(
+        False, "begin with the teacher's weights; of more layers than the student's, with every so-th"
+    )
 
 
-presets: dict[str, Config] = {}
+presets: dict[str, Config] = {
+    "distilbert": Config(temperature=2.0, share=5 / 7, cosine=1 / 7, inherit=True),  # 5 : 2 : 1
+}
 
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why there is nothing to distil from such data, or None."""
-    return None if spec.targets else "it needs at least one target column, which the teacher predicts"
+    if spec.targets or spec.texts:
+        return None
+    return "it needs at least one target column, which the teacher predicts, or texts, of which it tells tokens"
 
 
-def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = None) -> Distill:
+def needs(inner: Objective) -> str | None:
+    """Return why it cannot stand around this objective, or None."""
+    if isinstance(inner, TokenTeller) or inner.predicts is None or inner.predicts:
+        return None
+    if isinstance(inner.kept(), TokenTeller):
+        return "it stands around masked_token or next_token itself, and others around it, as in sam(distill(…))"
+    return f"{type(inner).__name__} neither predicts a target nor tells tokens, so that there is nothing to teach"
+
+
+def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = None) -> Distill | DistillTokens:
     """Return the wrapper.
 
     Raises:
-        ConfigError: no teacher is named, or it takes or predicts other columns than the student.
+        ConfigError: no teacher is named, or it takes, predicts or tells other things than the student.
     """
-    at_least(config, {"features": 0}, "objective.distill")
+    at_least(config, {"features": 0, "cosine": 0}, "objective.distill")
     if not 0 <= config.share <= 1 or not config.temperature > 0:
         name, given = ("share", config.share) if config.temperature > 0 else ("temperature", config.temperature)
         expected = "a share from 0 to 1" if name == "share" else "a number above 0"
@@ -63,7 +91,23 @@ def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = 
         raise ConfigError(
             "Wrapper 'distill' needs a teacher: set objective.distill.teacher to a trained model's folder."
         )
-    return Distill(config, predicted(inner, spec), inner, past.model(config.teacher, "objective.distill.teacher", True))
+    of_texts = isinstance(inner, TokenTeller)
+    if config.cosine and not of_texts:
+        raise ConfigError(
+            f"Option 'objective.distill.cosine' was given {config.cosine}, which is for masked_token and next_token; "
+            "around other objectives set objective.distill.features."
+        )
+    teacher = past.model(config.teacher, "objective.distill.teacher", True)
+    if of_texts and (why := unless_same(inner, spec, teacher)):
+        raise ConfigError(f"The teacher '{teacher.folder}' cannot teach this student to tell tokens: {why}.")
+    if not of_texts:
+        task: Distill | DistillTokens = Distill(config, predicted(inner, spec), inner, teacher)
+    else:
+        weights = (config.share, config.temperature, config.cosine, config.features)
+        task = DistillTokens(inner, teacher, *weights, everywhere=config.tokens == "all")
+    if config.inherit:
+        inherit(inner.kept(), teacher.objective)
+    return task
 
 
 class Distill(Wrapper):
@@ -94,9 +138,7 @@ class Distill(Wrapper):
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the wrapped objective's turns; the projection moves in the first."""
-        first, *others = self.inner.phases()
-        own = () if self.projection is None else tuple(self.projection.parameters())
-        return (replace(first, parameters=(*first.parameters, *own)), *others)
+        return also_moving(self.inner.phases(), self.projection)
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
