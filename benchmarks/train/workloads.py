@@ -246,7 +246,7 @@ WORKLOADS = {
         Workload("mlp", "32-128-128-10 on 50,000 rows", 256, 50_000, _table, _mlp, 0.5),
         Workload("lenet", "LeNet-5 on Fashion-MNIST", 128, 10_000, _fashion, _lenet, 0.5, images=True),
         Workload("resnet18", "ResNet-18 for small images on Fashion-MNIST", 128, 10_000, _fashion, _resnet, 0.8, True),
-        Workload("vit", "patch 4, width 192, depth 6 on Fashion-MNIST", 128, 10_000, _fashion, _ViT, 1.0),
+        Workload("vit", "patch 4, width 192, depth 6 on Fashion-MNIST", 128, 10_000, _fashion, _ViT, 1.0, images=True),
         Workload(
             "gpt",
             "width 256, depth 4, context 256, vocabulary 4,096",

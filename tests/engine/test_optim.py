@@ -44,6 +44,23 @@ def test_equals_pytorchs_with_weight_decay_on_matrices_only(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_adamw_counts_the_steps_of_each_weight_that_rests_now_and_then() -> None:
+    ours, theirs = _parameters(), _parameters()
+    (built,) = optim.build(ours, Plan(learning_rate=0.01, weight_decay=0.0), CPU)
+    reference = torch.optim.AdamW(theirs, lr=0.01, weight_decay=0.0, fused=True)
+    for step in range(14):
+        torch.manual_seed(step)
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        if step in (5, 6, 9):  # a rest, a second one, and one after all have moved again
+            ours[0].grad = theirs[0].grad = None
+        built.step()
+        reference.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))
+    assert [float(built.state[p]["step"]) for p in ours] == [11, 14, 14]
+
+
 def test_muon_equals_pytorchs_on_matrices() -> None:
     ours, theirs = _parameters()[:2], _parameters()[:2]
     plan = Plan(optimizer="muon", learning_rate=0.02, weight_decay=0.1, momentum=0.95)

@@ -19,6 +19,7 @@ from fathom.engine.knobs import Knobs
 from fathom.engine.plan import Plan
 from fathom.engine.records import Chose
 from fathom.engine.run import Run
+from fathom.engine.trial import Trial
 
 SIDE = {"cpu": 1024, "cuda": 8192, "mps": 4096}  # of the matrices by which the limit is measured
 SECONDS = 1.5  # that each of the three measurements takes
@@ -58,7 +59,7 @@ def measure(objective: Objective, data: TrainingData, plan: Plan) -> Measured:
     run.random.swap()
     try:
         chosen = tune.tune(run)
-        trial = tune.Trial(run)
+        trial = Trial(run)
         slow, fast = trial.compare([plain, run.knobs], SECONDS)
         operations = _operations(run)
         limit = _limit(run.device, run.knobs)
@@ -78,7 +79,7 @@ def measure(objective: Objective, data: TrainingData, plan: Plan) -> Measured:
 
 def _operations(run: Run) -> int:
     """Count a step's operations on one batch, forward and backward."""
-    index = tune.Trial(run).batches[0]
+    index = Trial(run).batches[0]
     batch = run._move(run.data.train.gather(index))
     with FlopCounterMode(display=False) as counter:
         for turn in run.stepper.turns:

@@ -92,6 +92,7 @@ class AdamW(torch.optim.AdamW):
             if group["weight_decay"]:
                 one["shrinking"].append((group["params"], group["weight_decay"]))
         super().__init__(list(merged.values()), lr, betas, weight_decay=0.0, fused=fused)
+        self._moves: list[_Move] = []
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -104,42 +105,78 @@ class AdamW(torch.optim.AdamW):
                     kept = 1 - amount if skipped is None else 1 - amount * (1 - skipped)
                     torch._foreach_mul_(moving, kept)
         if skipped is None and self._begun():
-            for group in self.param_groups:
-                self._move(group)
-        else:
-            super().step()
+            for move in self._moves:
+                move()
+            return
+        for move in self._moves:
+            move.part()
+        self._moves = []
+        super().step()
 
     step.hooked = True  # type: ignore[attr-defined]  # keeps PyTorch from wrapping it for its profiler, at 10 µs a step
 
     def _begun(self) -> bool:
-        """Whether every weight that moves has its state, on a processor, in one piece."""
+        """Whether every weight moves and has its state, on a processor, in one piece; then `_moves` move them."""
+        if self._moves and all(move.holds(self.state) for move in self._moves):
+            return True
+        everything = [p for group in self.param_groups for p in group["params"]]
+        plain = all(type(p) is nn.Parameter and p.device.type == "cpu" for p in everything)
+        if not plain or any(p.grad is None or p not in self.state for p in everything):
+            return False
+        for move in self._moves:
+            move.part()
+        self._moves = [_Move(group, self.state) for group in self.param_groups]
+        return True
+
+
+class _Move:
+    """A call of the fused kernel as PyTorch makes it, without its way there, which takes a small model longer.
+
+    Each weight counts its steps; where all have come equally far, one count does.
+    """
+
+    def __init__(self, group: dict[str, Any], state: Any) -> None:
+        self.group, self.members = group, list(group["params"])
+        self.states = [state[p] for p in self.members]
+        self.first = [each["exp_avg"] for each in self.states]
+        self.second = [each["exp_avg_sq"] for each in self.states]
+        self.steps = [each["step"] for each in self.states]
+        self.together = len({float(step) for step in self.steps}) == 1
+        if self.together:
+            self.steps = self.steps[:1] * len(self.steps)
+            self._count(self.steps)
+
+    def part(self) -> None:
+        """Have each weight count by itself again, as PyTorch's own way needs it."""
+        if self.together:
+            self._count([step.clone() for step in self.steps])
+
+    def _count(self, steps: list[Tensor]) -> None:
+        for each, step in zip(self.states, steps, strict=True):
+            each["step"] = step
+
+    def holds(self, state: Any) -> bool:
+        """Whether states and gradients are still there: a rewound run has put others in their place."""
         return all(
-            p.grad is None or (p in self.state and type(p) is nn.Parameter and p.device.type == "cpu")
-            for group in self.param_groups
-            for p in group["params"]
+            p.grad is not None and state.get(p) is each and each["exp_avg"] is average
+            for p, each, average in zip(self.members, self.states, self.first, strict=True)
         )
 
-    def _move(self, group: dict[str, Any]) -> None:
-        """Call the fused kernel as PyTorch does, without its way there, which takes a small model longer than this."""
-        moving = [p for p in group["params"] if p.grad is not None]
-        if not moving:
-            return
-        states = [self.state[p] for p in moving]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
+    def __call__(self) -> None:
+        torch._foreach_add_(self.steps[:1] if self.together else self.steps, 1)
         torch._fused_adamw_(
-            moving,
-            [p.grad for p in moving],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            self.members,
+            [p.grad for p in self.members],
+            self.first,
+            self.second,
             [],
-            steps,
+            self.steps,
             amsgrad=False,
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
+            lr=self.group["lr"],
+            beta1=self.group["betas"][0],
+            beta2=self.group["betas"][1],
             weight_decay=0.0,
-            eps=group["eps"],
+            eps=self.group["eps"],
             maximize=False,
         )
 

@@ -213,9 +213,9 @@ class Run:
             return ""
         return f"Steps left out so far: {skipped}; the last because {where}."
 
-    def time_validation(self) -> float:
-        """Return the seconds that a validation will take, from a part of one."""
-        rows = min(self.valid_rows, 4 * self.plan.batch_size)
+    def time_validation(self, most: int) -> float:
+        """Return the seconds that a validation will take, from one of so many rows at most."""
+        rows = min(self.valid_rows, most)
         if rows:
             self._validate(rows)
             self.validation_seconds *= self.valid_rows / rows

@@ -6,9 +6,12 @@ written at a time. An error of the thread is raised where the loop next asks for
 
 from __future__ import annotations
 
+import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from fathom.engine.checkpoint import Checkpoints, Snapshot
 
+NICENESS = 5  # of the thread beside training
 SHARE = 0.01  # of the time, at most, goes into checkpoints that only the clock asks for
 
 
@@ -68,6 +72,7 @@ class Saver:
         stalled = time.perf_counter() - began
 
         def write() -> None:
+            _step_back()
             try:
                 if ready is not None:
                     ready.synchronize()
@@ -119,3 +124,10 @@ class Saver:
         ready = torch.cuda.Event()
         ready.record()
         return self._copies, ready
+
+
+def _step_back() -> None:
+    """Let whatever else wants a processor have it before this thread, where threads have priorities of their own."""
+    if platform.system() == "Linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)

@@ -6,9 +6,11 @@
     precision       bf16, where the processor computes in it; it must also give the same losses
     form            the step recorded, which differs in no bit, or compiled, where that pays back in this run
 
-They are tried in turn, each in short rounds that alternate, so that a disturbance meets all settings. A change must
-gain at least a tenth. All of the run's state is put back afterwards: only the knobs remain. What was found is kept for
-the next run of the same model on the same machine, which then measures that alone beside the plain settings.
+They are tried in turn, each in short rounds that alternate, so that a disturbance meets all settings, and for no
+longer than it takes to tell them apart. Where a whole step is too long for that, a part of a batch stands for it. A
+change that rounds otherwise must gain a tenth, one that changes no bit a thirtieth. All of the run's state is put back
+afterwards: only the knobs remain. What was found is kept for the next run of the same model on the same machine, which
+then measures that alone beside the plain settings.
 """
 
 from __future__ import annotations
@@ -22,19 +24,21 @@ from typing import Any
 import torch
 
 from fathom.core.errors import TrainingError
-from fathom.engine import allocator, compiled, order, remember, weights
+from fathom.engine import allocator, compiled, remember, weights
 from fathom.engine.checkpoint import Snapshot
 from fathom.engine.knobs import Knobs
 from fathom.engine.records import Chose
 from fathom.engine.run import Run
+from fathom.engine.trial import ROUNDS, Trial
 
-SHARE = 0.05  # of the run's estimated time goes into measuring
-LONGEST = 20.0  # seconds, at most
-WORTH = 1.1  # a change must be this much faster
-ROUNDS = 2
-WARM = {"plain": 1, "recorded": 7, "compiled": 2}  # steps of each form before it is timed: recording, its proofs
+SHARE = 0.025  # of the run's estimated time goes into measuring: half of a twentieth, for it may take longer
+LONGEST = 10.0  # seconds, at most
+WORTH, EXACT = 1.1, 1.03  # times as fast that a change must be: any, and one on which no bit of a result depends
+LEAST_STEPS = 40  # of a run that is worth measuring for
+RECORDABLE = 0.1  # seconds of a step whose bookkeeping, which recording saves, may be a tenth
 SAME_LOSS = 0.05  # relative difference that the first losses in bf16, or compiled, may have
 COMPILING = (8.0, 0.5)  # seconds that compiling takes at first: of any model, and of each layer with weights
+COMPILING_SHARE = 0.05  # of the run's estimated time that it may take
 REMEMBERED = 60.0  # seconds that a run must take for what it found to be kept for others
 KNOBS = ("memory", "threads", "channels_last", "precision", "form")
 
@@ -42,35 +46,38 @@ KNOBS = ("memory", "threads", "channels_last", "precision", "form")
 def tune(run: Run) -> list[Chose]:
     """Turn the run's knobs to what is fastest, plan its length if it has a time limit, and return what was chosen."""
     run.turn_knobs()
-    tried = [(what, settings) for what, settings in _settings(run) if settings[1:]]
     limited = bool(run.plan.minutes)
-    least = 2 * 2 * ROUNDS * max(1, len(tried)) / SHARE  # steps of a run with time for two of each setting in a round
-    if not limited and (run.pace.total < least or not (tried or _may_compile(run))):
+    open_ = any(settings[1:] for _, settings in _settings(run, 0.0)) or _may_compile(run)
+    if not limited and (run.pace.total < LEAST_STEPS or not open_):
         return []
     before = _keep(run)
     trial = Trial(run)
     try:
-        trial.steps(2, 0.0)  # the first steps allocate and plan; they say little
-        base = _mean(trial.steps(3, 0.0))
-        length = run.plan.minutes * 60 or base * run.pace.total
-        chosen = _choose_all(run, trial, before, tried, base, length)
-        return chosen + ([_plan(run, trial)] if limited else [])
+        base = trial.begin()
+        chosen = _choose_all(run, trial, before, base, run.plan.minutes * 60 or base * run.pace.total)
+        return chosen + ([_plan(run, trial, base / _product(chosen[-1:]))] if limited else [])
     finally:
         _put_back(run, before)
 
 
-def _choose_all(
-    run: Run, trial: Trial, before: Snapshot, tried: Sequence[tuple[str, list[Any]]], base: float, length: float
-) -> list[Chose]:
-    """Turn every knob that is open; return each choice and, where there are several, what they make together."""
+def _choose_all(run: Run, trial: Trial, before: Snapshot, base: float, length: float) -> list[Chose]:
+    """Turn every knob that is open; return each choice and, where there are several, what they make together.
+
+    Args:
+        base: seconds of a step on a whole batch.
+        length: of the run, in seconds.
+    """
+    tried = [(what, settings) for what, settings in _settings(run, base) if settings[1:]]
     name = remember.key(run)
     known = (remember.recall(name) or {}) if length >= REMEMBERED else {}
     budget = min(LONGEST, SHARE * length)
-    chosen = _again(run, trial, before, tried, known.get("knobs"), budget / ROUNDS) if budget > 16 * base else None
+    steps = 2 * ROUNDS[0] * sum(len(settings) for _, settings in tried)  # that are taken at least
+    trial.shrink(base, budget / max(steps, 1))
+    step = trial.seconds(base)
+    chosen = _again(run, trial, before, tried, known.get("knobs"), budget / 2) if budget > 8 * step else None
     measured = chosen is None
     if chosen is None:
-        each = budget / (max(1, len(tried)) * ROUNDS)
-        chosen = [_choose(run, trial, before, *one, each) for one in tried if each > 2 * 2 * base]
+        chosen = _choose_each(run, trial, before, tried, budget, step)
     gain = _product(chosen)
     compiling, why = _compile(run, trial, before, base / gain, length, known.get("compiling"))
     if compiling is not None:
@@ -79,22 +86,38 @@ def _choose_all(
     if length >= REMEMBERED and ((measured and chosen) or compiling is not None):
         knobs = {what: getattr(run.knobs, what) for what in KNOBS}
         remember.keep(name, {"knobs": knobs, "compiling": known.get("compiling")})
-    if not chosen and not why:
+    if not chosen and compiling is None:
         return []
     value = ", ".join(_say(what, getattr(run.knobs, what)) for what in KNOBS if _matters(run, what, tried))
     summary = Chose(what="settings", value=value or "the plain ones", why=why or "as measured", gain=gain)
     return [*chosen, summary]
 
 
+def _choose_each(
+    run: Run, trial: Trial, before: Snapshot, tried: Sequence[tuple[str, list[Any]]], budget: float, step: float
+) -> list[Chose]:
+    """Turn one knob after the other, as far as the time goes: what one leaves is for those after it."""
+    chosen: list[Chose] = []
+    began = time.perf_counter()
+    for number, (what, settings) in enumerate(tried):
+        left = began + budget - time.perf_counter()
+        if left < 2 * len(settings) * step:
+            break
+        chosen.append(_choose(run, trial, before, what, settings, left / (len(tried) - number)))
+    return chosen
+
+
 def _choose(run: Run, trial: Trial, before: Snapshot, what: str, settings: Sequence[Any], seconds: float) -> Chose:
-    """Measure the settings of one knob, the present one first, for so long a round, and turn it to the best."""
+    """Measure the settings of one knob, the present one first, for about so long, and turn it to the best."""
     knobs = [replace(run.knobs, **{what: value}) for value in settings]
-    taken = trial.compare(knobs, seconds / len(settings))
-    why = "; ".join(f"{_say(what, v)}: {s * 1e3:.3g} ms a step" for v, s in zip(settings, taken, strict=True))
+    worth = min(WORTH, EXACT) if what in ("memory", "form") else WORTH
+    taken = trial.compare(knobs, seconds, worth)
+    unit = "ms a step" if trial.rows == trial.whole else f"ms for {trial.rows} rows"
+    why = "; ".join(f"{_say(what, v)}: {s * 1e3:.3g} {unit}" for v, s in zip(settings, taken, strict=True))
     best = min(range(len(settings)), key=lambda i: taken[i])
-    if taken[best] * WORTH > taken[0]:
+    if taken[best] * worth > taken[0]:
         best = 0
-    elif what == "precision" and not _same_losses(run, before, knobs[best]):
+    elif what == "precision" and not _same_losses(run, trial, before, knobs[best]):
         best, why = 0, f"{why}; but the losses differ"
     run.knobs = knobs[best]
     run.turn_knobs()
@@ -111,10 +134,11 @@ def _again(
     found = replace(run.knobs, **{what: known[what] for what in options})
     if found == run.knobs:
         return None
-    taken = trial.compare([run.knobs, found], seconds / 2)
-    if taken[1] * WORTH > taken[0]:
+    worth = WORTH if _rounds_otherwise(run.knobs, found) else EXACT
+    taken = trial.compare([run.knobs, found], seconds, worth)
+    if taken[1] * worth > taken[0]:
         return None
-    if found.precision != run.knobs.precision and not _same_losses(run, before, found):
+    if found.precision != run.knobs.precision and not _same_losses(run, trial, before, found):
         return None
     run.knobs = found
     run.turn_knobs()
@@ -133,7 +157,7 @@ def _compile(
         saved, cost = length * (1 - 1 / max(float(known["gain"]), 1e-9)), float(known["seconds"])
         if saved < 2 * cost:
             return None, f"compiling ({known['gain']:.2f}× after {cost:.0f} s, when last measured) would not pay back"
-    elif SHARE * length < (cost := _compiling_seconds(run)):
+    elif COMPILING_SHARE * length < (cost := _compiling_seconds(run)):
         return None, f"compiling (about {cost:.0f} s) would not pay back"
     kept, setting, began = run.knobs, replace(run.knobs, form="compiled"), time.perf_counter()
     try:
@@ -142,10 +166,10 @@ def _compile(
         trial.each_shape()
         cost = time.perf_counter() - began
         run.knobs = kept
-        taken = trial.compare([kept, setting], max(1.0, 8 * base))
+        taken = trial.compare([kept, setting], max(1.0, 8 * base), WORTH)
         gain = taken[0] / taken[1]
         found = {"seconds": cost, "gain": gain}
-        if gain >= WORTH and _same_losses(run, before, setting):
+        if gain >= WORTH and _same_losses(run, trial, before, setting):
             run.knobs = setting
             return found, f"compiled in {cost:.0f} s, {gain:.2f}×"
         return found, f"compiled in {cost:.0f} s it is no faster ({gain:.2f}×)"
@@ -156,48 +180,9 @@ def _compile(
         run.turn_knobs()
 
 
-class Trial:
-    """Real training steps, timed."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.batches = order.batches(run.rows, run.plan.batch_size, run.plan.seed, 0)
-
-    def steps(self, least: int, seconds: float) -> list[float]:
-        """Return the seconds of each of at least so many steps, taken for at least so long."""
-        times: list[float] = []
-        while len(times) < least or sum(times) < seconds:
-            began = time.perf_counter()
-            self.run.train_on(self.batches[self.run.step % len(self.batches)])
-            if self.run.device.type == "cuda":
-                torch.cuda.synchronize(self.run.device)
-            times.append(time.perf_counter() - began)
-        return times
-
-    def each_shape(self) -> None:
-        """Take a step on a batch of each size that an epoch has."""
-        for batch in {len(batch): batch for batch in self.batches}.values():
-            self.run.train_on(batch)
-
-    def compare(self, settings: Sequence[Knobs], seconds: float) -> list[float]:
-        """Return the mean seconds a step of each setting, over rounds that take turns."""
-        kept, times = self.run.knobs, [[0.0, 0] for _ in settings]
-        for number in range(ROUNDS):
-            for entry, setting in zip(times, settings, strict=True):
-                self.run.knobs = setting
-                self.run.turn_knobs()
-                self.steps(1 if number else WARM[setting.form], 0.0)
-                taken = self.steps(1, seconds)
-                entry[0] += sum(taken)
-                entry[1] += len(taken)
-        self.run.knobs = kept
-        self.run.turn_knobs()
-        return [total / count for total, count in times]
-
-
-def _settings(run: Run) -> list[tuple[str, list[Any]]]:
-    """Return what may be tried of each knob, the present setting first."""
-    return [_memory(run), _threads(run), _layouts(run), _precisions(run), _forms(run)]
+def _settings(run: Run, step: float) -> list[tuple[str, list[Any]]]:
+    """Return what may be tried of each knob where a step takes so many seconds, the present setting first."""
+    return [_memory(run), _threads(run), _layouts(run), _precisions(run), _forms(run, step)]
 
 
 def _memory(run: Run) -> tuple[str, list[str]]:
@@ -228,10 +213,15 @@ def _precisions(run: Run) -> tuple[str, list[str]]:
     return "precision", ["fp32", "bf16"] if able else [run.knobs.precision]
 
 
-def _forms(run: Run) -> tuple[str, list[str]]:
+def _forms(run: Run, step: float) -> tuple[str, list[str]]:
     """A recording is of whole batches, and its proof looks at the random numbers of a processor."""
-    able = run.plan.form == "auto" and run.device.type == "cpu" and run.knobs.accumulate == 1
+    able = run.plan.form == "auto" and run.device.type == "cpu" and run.knobs.accumulate == 1 and step <= RECORDABLE
     return "form", ["plain", "recorded"] if able and _alone() else [run.knobs.form]
+
+
+def _rounds_otherwise(one: Knobs, other: Knobs) -> bool:
+    """Whether settings differ in more than what no bit depends on."""
+    return replace(one, memory=other.memory, form=other.form) != other
 
 
 def _may_compile(run: Run) -> bool:
@@ -264,23 +254,28 @@ def _say(what: str, value: object) -> str:
     return f"{value} steps" if what == "form" else f"memory {value}" if what == "memory" else str(value)
 
 
-def _same_losses(run: Run, before: Snapshot, knobs: Knobs) -> bool:
+def _same_losses(run: Run, trial: Trial, before: Snapshot, knobs: Knobs) -> bool:
     """Take the same first steps in both settings, and compare the mean loss."""
     means = []
     kept = run.knobs
     for setting in (kept, knobs):
         run.knobs = setting
         _put_back(run, before)
-        Trial(run).steps(min(10, run.pace.total), 0.0)
+        trial.steps(min(10, run.pace.total))
         means.append(next(iter(run.stepper.meter.means().values()), float("nan")))
     run.knobs = kept
     return abs(means[0] - means[1]) <= SAME_LOSS * abs(means[0])
 
 
-def _plan(run: Run, trial: Trial) -> Chose:
-    """Set the number of steps by the speed of the settings that were chosen."""
-    seconds = _mean(trial.steps(3, min(2.0, SHARE * run.plan.minutes * 60)))
-    validation = run.time_validation()
+def _plan(run: Run, trial: Trial, seconds: float) -> Chose:
+    """Set the number of steps by the speed of the settings that were chosen.
+
+    Args:
+        seconds: of a step, by what was measured so far; measured once more where that takes no time.
+    """
+    if trial.rows == trial.whole:
+        seconds = trial.mean(min(0.25, SHARE * run.plan.minutes * 60))
+    validation = run.time_validation(4 * trial.rows)
     run.pace.plan(0, run.seconds, seconds, validation)
     why = f"{seconds * 1e3:.3g} ms a step, {validation:.2g} s a validation, {run.plan.minutes:g} minutes in all"
     return Chose(what="steps", value=str(run.pace.total), why=why)
@@ -294,10 +289,6 @@ def _keep(run: Run) -> Snapshot:
 def _put_back(run: Run, before: Snapshot) -> None:
     run.turn_knobs()
     run.rewind(before)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _product(chosen: Sequence[Chose]) -> float:
