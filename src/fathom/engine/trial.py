@@ -14,7 +14,7 @@ from fathom.engine.run import Run
 
 ROUNDS = (2, 7)  # least and most turns that settings take
 CLEAR = 0.05  # by which the gain of every turn is off what is worth it: no further turn is needed
-TURN = 0.12  # seconds that a setting is measured for in a turn, at most
+TURN = 0.06  # seconds that a setting is measured for in a turn, at most
 WARM = {"plain": 1, "recorded": 7, "compiled": 2}  # steps of each form before it is timed: recording, its proofs
 PART = 8  # rows of the smallest part of a batch that stands for a whole one
 WHOLE = 0.4  # seconds in which four steps on whole batches are taken, whatever the run's length
