@@ -170,9 +170,14 @@ def sample(
     class_: Annotated[
         list[str] | None, typer.Option("--class", help="To make images of; may be repeated. Default: all in turn.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What is to be seen, of a model of captions; may be repeated, in turn.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Of diffusion: steps that an image is made in.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Of diffusion: how far towards the class; 1: as told.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of diffusion: how far towards what is asked; 1: as told.")
+    ] = None,
     of: Annotated[
         str | None, typer.Option(help="Images to make them of: to be mended, or for the ways between their codes.")
     ] = None,
@@ -184,7 +189,9 @@ def sample(
 
     trained = fathom.load(folder, model=model)
     if of is None:
-        images = trained.sample(n, classes=class_ or (), seed=seed, steps=steps, guidance=guidance)
+        images = trained.sample(
+            n, classes=class_ or (), prompts=prompt or (), seed=seed, steps=steps, guidance=guidance
+        )
     else:
         images = trained.redraw(of, n)
     write_grid(images, out)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 import fathom
@@ -60,10 +61,11 @@ def test_the_command_writes_a_grid_that_the_seed_decides(diffusion: Path, tmp_pa
     assert first == second and first != other
 
 
-def test_generators_of_other_kinds_make_images(pictures: Path) -> None:
+def test_generators_of_other_kinds_make_images(pictures: Path, tmp_path: Path) -> None:
     gan = {"model": {"name": "resnet_gan", "width": 4, "judge_width": 4}, "engine": {"epochs": 1, "threads": 1}}
-    made = fathom.fit(pictures, objective="hinge_gan", config=gan).sample(3, classes=["dark"])
+    made = fathom.fit(pictures, objective="hinge_gan", config=gan, out=tmp_path / "gan").sample(3, classes=["dark"])
     assert made.shape == (3, 1, 8, 8)
+    np.testing.assert_array_equal(fathom.load(tmp_path / "gan").sample(3, classes=["dark"]), made)
     coder = {"model": {"name": "vae", "code": 4}, "engine": {"epochs": 1, "threads": 1}}
     vae = fathom.fit(pictures, objective="autoencode", config=coder)
     assert vae.sample(3).shape == (3, 1, 8, 8)
@@ -85,6 +87,17 @@ def test_images_are_made_of_given_ones(pictures: Path, tmp_path: Path) -> None:
     assert ways.shape == (3, 1, 8, 72)
 
 
+def test_images_are_mended_as_a_trained_classifier_sees_them(pictures: Path, tmp_path: Path) -> None:
+    quick = {"engine": {"epochs": 1, "threads": 1}}
+    fathom.fit(pictures, out=tmp_path / "judge", model="resnet", config=quick)
+    Image.new("L", (20, 20), 200).save(tmp_path / "style.png")
+    sets = [f"objective.perceive.features={tmp_path / 'judge'}", f"objective.perceive.style={tmp_path / 'style.png'}"]
+    mending = {"model": {"name": "unet", "widths": [8, 8], "groups": 4}, **quick}
+    trained = fathom.fit(pictures, objective="perceive(upscale)", config=mending, sets=sets, out=tmp_path / "mender")
+    assert fathom.load(tmp_path / "mender").redraw(pictures, 2).shape == (2, 1, 16, 8)
+    assert "psnr" in trained.metrics["measures"]
+
+
 def test_what_cannot_be_is_said_in_a_sentence(diffusion: Path, tmp_path: Path) -> None:
     wrong = command("sample", diffusion, "--class", "lihgt", "--out", tmp_path / "a.png", code=2)
     assert "Did you mean 'light'?" in wrong.stderr
@@ -95,3 +108,47 @@ def test_what_cannot_be_is_said_in_a_sentence(diffusion: Path, tmp_path: Path) -
     with pytest.raises(ConfigError, match="makes no images"):
         plain.sample(1)
     assert "nothing of given images" in command("sample", diffusion, "--of", "fashion", code=2).stderr
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained on images with captions and classes."""
+    random, rows = np.random.default_rng(0), []
+    folder = tmp_path_factory.mktemp("painter")
+    for number in range(40):
+        kind = ("dark", "light")[number % 2]
+        pixels = (60 + 130 * (number % 2) + random.normal(0, 10, (8, 8))).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append({"image": f"{number}.png", "caption": f"a {kind} picture", "kind": kind})
+    pl.DataFrame(rows).write_csv(folder / "captions.csv")
+    sets = ["objective.steps=3", "data.kinds.caption=text", "evaluate.baselines=false"]
+    fathom.fit(
+        folder / "captions.csv", "kind", out=folder / "out", objective="diffuse", model="unet", config=SMALL, sets=sets
+    )
+    return folder / "out"
+
+
+def test_images_are_asked_for_in_words_and_by_class(painter: Path, tmp_path: Path) -> None:
+    model = fathom.load(painter)
+    draw = torch.Generator().manual_seed(0)
+    for parameter in model.module.parameters():  # after one epoch words are hardly heard
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2, generator=draw)
+    dark = model.sample(4, prompts="a dark picture")
+    assert dark.shape == (4, 1, 8, 8)
+    np.testing.assert_array_equal(dark, model.sample(4, prompts=["a dark picture"]))
+    turns = model.sample(4, prompts=["a dark picture", "a light picture"])
+    np.testing.assert_allclose(turns[::2], dark[::2], atol=1e-5)
+    assert np.abs(turns[1::2] - dark[1::2]).max() > 1e-3
+    assert np.abs(model.sample(4, prompts="a dark picture", classes="dark") - dark).max() > 0
+    assert np.abs(model.sample(4, classes="dark") - model.sample(4, classes="light")).max() > 0
+    asked = ["--n", 2, "--prompt", "a light picture", "--steps", 2, "--json"]
+    told = json.loads(command("sample", painter, *asked, "--out", tmp_path / "said.png").stdout)
+    assert told["images"] == 2 and told["shape"] == [1, 8, 8]
+    command("sample", painter, "--n", 2, "--class", "dark", "--out", tmp_path / "class.png")
+    assert "made up in 3 steps" in (painter / "report.html").read_text(encoding="utf-8")
+
+
+def test_words_are_for_models_of_captions(diffusion: Path) -> None:
+    wrong = command("sample", diffusion, "--prompt", "a dark picture", code=2)
+    assert "Nothing can be asked of this model in words" in wrong.stderr

@@ -144,7 +144,7 @@ def test_patches_return_to_their_places() -> None:
     with torch.no_grad():
         model.embed.weight.copy_(torch.eye(4).view(4, 1, 2, 2))
         model.leave.weight.copy_(torch.eye(4))
-        model.tokens = lambda x, time, label: model.embed(x).flatten(2).transpose(1, 2)  # nothing between
+        model.tokens = lambda x, time, label, caption: model.embed(x).flatten(2).transpose(1, 2)  # nothing between
         assert torch.equal(model.denoise(x, torch.zeros(1)), x)
 
 

@@ -13,7 +13,7 @@ from fathom.engine.plan import Plan
 from fathom.layers.noising import Path
 from fathom.models import dit, lenet, unet
 from fathom.objectives import diffuse
-from fathom.objectives.diffuse import Config
+from fathom.objectives.diffuse import Asked, Config
 from tests.conformance.samples import batch_of
 
 IMAGE = Field(name="image", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,)))
@@ -196,9 +196,10 @@ def test_some_classes_are_not_told_in_training_and_all_are_in_measuring():
 def test_guidance_goes_on_from_what_is_told_without_a_class_beyond_what_is_told_with_it():
     task = objective(TOLD, 3)
     x, time, label = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 0.7]), torch.tensor([0, 2])
-    told, untold = task._answer(x, time, label, 1.0), task._answer(x, time, torch.tensor([3, 3]), 1.0)
-    torch.testing.assert_close(task._answer(x, time, label, 3.0), untold + 3 * (told - untold))
-    torch.testing.assert_close(task._answer(x, time, label, 0.0), untold)
+    asked, none = Asked(label, None), Asked(torch.tensor([3, 3]), None)
+    told, untold = task._answer(x, time, asked, 1.0), task._answer(x, time, none, 1.0)
+    torch.testing.assert_close(task._answer(x, time, asked, 3.0), untold + 3 * (told - untold))
+    torch.testing.assert_close(task._answer(x, time, asked, 0.0), untold)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])

@@ -116,20 +116,30 @@ class Model:
 
         return of_artifact(self.artifact).generate(prompts, **options)
 
-    def sample(self, count: int = 64, *, classes: str | Sequence[str] = (), seed: int = 0, **how: Any) -> np.ndarray:
+    def sample(
+        self,
+        count: int = 64,
+        *,
+        classes: str | Sequence[str] = (),
+        prompts: str | Sequence[str] = (),
+        seed: int = 0,
+        **how: Any,
+    ) -> np.ndarray:
         """Return images that a trained generator makes, [N, C, H, W] in 0 … 1; the same seed gives the same.
 
         Args:
             classes: to make images of, in turn; none: all, where the model was told classes.
+            prompts: what is to be seen, in words, in turn; of a model trained on images with captions.
             how: of a diffusion model, `steps` and `guidance`.
 
         Raises:
-            ConfigError: the model makes no images, or a class or option is not for it.
+            ConfigError: the model makes no images, or a class, prompt or option is not for it.
         """
-        from fathom.api.sample import sampled
+        from fathom.api.sample import sampled, tokens
 
-        named = [classes] if isinstance(classes, str) else list(classes)
-        return sampled(self.module, self.artifact.spec, count, named, seed, **how)
+        named, said = ([given] if isinstance(given, str) else list(given) for given in (classes, prompts))
+        captions = tokens(said, self.artifact.preprocess, self.module) if said else None
+        return sampled(self.module, self.artifact.spec, count, named, seed, captions, **how)
 
     def redraw(self, source: Any, count: int = 64) -> np.ndarray:
         """Return pictures [N, C, H', W'] in 0 … 1 of the first images of a source: of a model trained by

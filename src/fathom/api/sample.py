@@ -20,7 +20,7 @@ from fathom.core.errors import ConfigError, DataError, did_you_mean
 from fathom.core.objective import Objective
 from fathom.core.roles import Sampler
 from fathom.core.types import DataSpec
-from fathom.data import Table
+from fathom.data import Preprocess, Table
 from fathom.evaluate import grid
 
 MOST = 100_000  # images at a time
@@ -28,12 +28,19 @@ SHOWN_SIDE = 64  # pixels, at least, that an image is shown in
 
 
 def sampled(
-    objective: Objective, spec: DataSpec, count: int = 64, classes: Sequence[str] = (), seed: int = 0, **how: Any
+    objective: Objective,
+    spec: DataSpec,
+    count: int = 64,
+    classes: Sequence[str] = (),
+    seed: int = 0,
+    captions: torch.Tensor | None = None,
+    **how: Any,
 ) -> np.ndarray:
     """Return images [N, C, H, W] in 0 … 1; the same seed gives the same.
 
     Args:
         classes: to make images of, in turn; none: what the model makes by itself.
+        captions: [K, T], tokens of what is to be seen, in turn; see `tokens`.
         how: of a diffusion model, `steps` and `guidance`, where they are to be others than in training.
 
     Raises:
@@ -52,11 +59,32 @@ def sampled(
         if name not in known:
             raise ConfigError(f"Option '{name}' is for diffusion models; {type(objective).__name__} has no such thing.")
     label = _codes(classes, spec, count) if classes else None
+    if captions is not None:
+        how["caption"] = captions[torch.arange(count) % len(captions)]
     where = next(objective.parameters()).device
     with evaluating(objective, where):
         images = objective.sample(count, torch.Generator().manual_seed(seed), label, **how)
     found: np.ndarray = images.float().cpu().numpy()
     return found
+
+
+def tokens(prompts: Sequence[str], preprocess: Preprocess, objective: Objective) -> torch.Tensor:
+    """Return what texts are to a model that makes images of what they say: [K, T].
+
+    Raises:
+        ConfigError: it was not trained on images with captions.
+    """
+    import polars as pl
+
+    if getattr(objective, "words", None) is None:
+        raise ConfigError(
+            f"Nothing can be asked of this model in words, such as '{prompts[0]}': train one with --objective diffuse "
+            "on a table of images and a text column that says what is to be seen on each."
+        )
+    encoder = preprocess.texts[0]
+    found = np.empty((len(prompts), encoder.length), dtype=np.int32)
+    encoder.encode(pl.Series(list(prompts), dtype=pl.String), found)
+    return torch.from_numpy(found).long()
 
 
 def made_of(found: Artifact, table: Table, count: int) -> np.ndarray:

@@ -1,14 +1,17 @@
-"""What an image model is told beside the image: how much noise there is, and which class to make.
+"""What an image model is told beside the image: how much noise there is, and which class to make or what is to be seen.
 
-    label_classes    how many classes the data's first target has
-    unless_classes   why images of a target's classes cannot be asked for
-    sinusoids        times as sines and cosines
-    TimeEmbedding    times -> vectors
-    LabelEmbedding   classes, and one that stands for none -> vectors
+    label_classes      how many classes the data's first target has
+    unless_classes     why images of a target's classes cannot be asked for
+    unless_captions    why these columns are not images, perhaps with captions
+    sinusoids          times as sines and cosines
+    TimeEmbedding      times -> vectors
+    LabelEmbedding     classes, and one that stands for none -> vectors
+    CaptionEmbedding   texts, and none -> vectors
 
 Source: Ho, Jain, Abbeel, Denoising Diffusion Probabilistic Models, 2020 (the sines and cosines are those of Vaswani et
 al., Attention Is All You Need, 2017); the class that stands for none is that of Ho, Salimans, Classifier-Free Diffusion
-Guidance, 2022.
+Guidance, 2022; that what is said in words goes in by the time's vector is of Nichol et al., GLIDE: Towards
+Photorealistic Image Generation and Editing with Text-Guided Diffusion Models, 2022, section 3.
 """
 
 from __future__ import annotations
@@ -19,9 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.core.types import DataSpec
+from fathom.core.types import DataSpec, Field
+from fathom.layers.attention import EncoderBlock, Packing
+from fathom.layers.attention import sinusoids as places
 
 LONGEST = 10_000.0  # 2π times this is the longest wave, in units of time
+CAPTION_WIDTH, CAPTION_DEPTH, CAPTION_HEADS = 64, 2, 4  # of the network that reads captions
 
 
 def label_classes(spec: DataSpec) -> int:
@@ -36,6 +42,18 @@ def unless_classes(spec: DataSpec) -> str | None:
         if target.kind != "category":
             return f"target '{target.name}' is {target.kind}; images can be asked for by a category, or by none"
     return None if len(spec.targets) < 2 else f"it can be told one category; the data has {len(spec.targets)} targets"
+
+
+def unless_captions(spec: DataSpec) -> str | None:
+    """Return why these input columns are not images, alone or with one column of texts, or None where they are."""
+    images, texts = len(spec.images), len(spec.texts)
+    if images == 1 and texts <= 1 and len(spec.inputs) == images + texts:
+        return None
+    given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
+    why = f"it takes one image column, and perhaps one text column that says what is to be seen; there are {given}"
+    if spec.categories:  # captions that repeat look like classes
+        why += f" (to read categories as texts, set data.kinds.{spec.categories[0].name}=text)"
+    return why
 
 
 def sinusoids(time: Tensor, size: int) -> Tensor:
@@ -85,3 +103,47 @@ class LabelEmbedding(nn.Module):
         if label is None:
             return self.table.weight[self.classes].expand(rows, -1)
         return self.table(label)
+
+
+class CaptionEmbedding(nn.Module):
+    """What a text says, read by a small transformer: [B, T] tokens -> [B, D], a linear layer of the tokens' mean.
+
+    A row of padding alone is no caption, for which there is one vector.
+
+    Args:
+        field: the text column.
+        width: D.
+    """
+
+    places: Tensor
+
+    def __init__(self, field: Field, width: int) -> None:
+        super().__init__()
+        self.pad = field.pad
+        self.vectors = nn.Embedding(field.vocabulary, CAPTION_WIDTH)
+        self.register_buffer("places", places(field.shape[0], CAPTION_WIDTH), persistent=False)  # [T, E]
+        self.blocks = nn.ModuleList(
+            EncoderBlock(CAPTION_WIDTH, CAPTION_HEADS, 4 * CAPTION_WIDTH) for _ in range(CAPTION_DEPTH)
+        )
+        self.norm, self.leave = nn.LayerNorm(CAPTION_WIDTH), nn.Linear(CAPTION_WIDTH, width)
+        self.none = nn.Parameter(torch.randn(width) * 0.02)
+        nn.init.normal_(self.vectors.weight)
+
+    def forward(self, tokens: Tensor | None, rows: int) -> Tensor:
+        """Return the captions' vectors; without captions, `rows` times that of none."""
+        if tokens is None:
+            return self.none.expand(rows, -1)
+        real = tokens != self.pad  # [B, T]
+        told = real.any(1, keepdim=True)
+        seen = real | ~told  # a row without tokens sees its padding: no softmax over nothing
+        x, packing = self.vectors(tokens) + self.places, Packing.of(seen)  # [B, T, E]
+        visible = seen[:, None, None, :]
+        if packing is not None:
+            x = packing.pack(x)
+        for block in self.blocks:
+            x = block(x, visible, packing=packing)
+        if packing is not None:
+            x = packing.pad(x)
+        share = seen / seen.sum(1, keepdim=True)  # [B, T]
+        said = self.leave(self.norm(torch.einsum("bt,bte->be", share.to(x.dtype), x)))
+        return torch.where(told, said, self.none.to(said.dtype))

@@ -9,6 +9,8 @@ In a block, c gives each part six vectors: a shift and a scale of its normalised
 begin at zero (adaLN-Zero), so that every block begins as the identity. Sides that the patches do not divide are padded
 with zeros to the right and below, and cropped at the end.
 
+Where there is a text column, c also holds what the caption says.
+
 The paper works on the latents of an autoencoder, 4×32×32, with 1,000 classes. `dit` itself is a small one for pixels.
 """
 
@@ -26,7 +28,13 @@ from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
-from fathom.layers.condition import LabelEmbedding, TimeEmbedding, label_classes
+from fathom.layers.condition import (
+    CaptionEmbedding,
+    LabelEmbedding,
+    TimeEmbedding,
+    label_classes,
+    unless_captions,
+)
 from fathom.layers.diffusion import begin
 from fathom.layers.image import Normalize
 
@@ -65,7 +73,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    return spec.unless_one("image")
+    return unless_captions(spec)
 
 
 def example() -> DataSpec:
@@ -105,10 +113,15 @@ def build(config: Config, spec: DataSpec) -> DiT:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'dit' cannot be used: {why}.")
-    field = spec.inputs[0]
+    field = spec.images[0]
     _check(config, field)
+    if spec.texts and not config.conditional:
+        raise ConfigError(
+            f"Model 'dit' was built without what it could be told captions by, and would overlook column "
+            f"'{spec.texts[0].name}': set model.conditional=true, or leave that column out."
+        )
     config = replace(config, patch=config.patch or max(1, min(field.shape[1:]) // 8))
-    return DiT(config, field, label_classes(spec) if config.conditional else 0)
+    return DiT(config, field, label_classes(spec) if config.conditional else 0, spec.texts)
 
 
 def matches(config: Config) -> Iterator[Match]:
@@ -133,14 +146,16 @@ def matches(config: Config) -> Iterator[Match]:
 
 
 class DiT(nn.Module):
-    """The network; `width` is D, `classes` those that it can be told to make.
+    """The network; `width` is D, `classes` those that it can be told to make, `captions` whether it can be told in
+    words.
 
-    As a backbone it sees an image without noise (time 0) and is told no class. Pixels are brought to −1 … 1.
+    As a backbone it sees an image without noise (time 0), and is told its caption but no class. Pixels are brought to
+    −1 … 1.
     """
 
     positions: Tensor
 
-    def __init__(self, config: Config, field: Field, classes: int) -> None:
+    def __init__(self, config: Config, field: Field, classes: int, texts: tuple[Field, ...] = ()) -> None:
         super().__init__()
         width, patch = config.width, config.patch
         self.key, self.width, self.patch, self.classes = field.key, width, patch, classes
@@ -151,12 +166,15 @@ class DiT(nn.Module):
         self.register_buffer("positions", sinusoidal_grid(*self.grid, width), persistent=False)  # [T, D]
         self.time = TimeEmbedding(WAVES, width)
         self.label = LabelEmbedding(classes, width) if classes else None
+        self.captions = bool(texts)
+        self.caption_key = texts[0].key if texts else ""
         self.blocks = nn.ModuleList(
             Block(width, config.num_heads, config.expansion * width) for _ in range(config.depth)
         )
         self.last = nn.Linear(width, 2 * width)  # shift and scale
         self.leave = nn.Linear(width, patch * patch * channels * (2 if config.variance else 1))
         self._start()
+        self.caption = CaptionEmbedding(texts[0], width) if texts else None
 
     def _start(self) -> None:
         """Draw first weights as the paper's code does, and zeros where c decides and at the end."""
@@ -170,27 +188,29 @@ class DiT(nn.Module):
 
     def forward(self, batch: Batch) -> Features:
         image = self.normalize(batch[self.key])  # [B, C, H, W]
-        tokens = self.tokens(image, image.new_zeros(image.shape[0]), None)
+        caption = batch[self.caption_key] if self.captions else None
+        tokens = self.tokens(image, image.new_zeros(image.shape[0]), None, caption)
         return Features(pooled=tokens.mean(1), tokens=tokens)
 
-    def denoise(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, time: Tensor, label: Tensor | None = None, caption: Tensor | None = None) -> Tensor:
         """Return what the objective asks for, in the shape of `x` [B, C, H, W].
 
         Args:
             time: [B], how much noise there is, from 0 to 1,000.
             label: [B], classes; the code `classes` stands for none.
+            caption: [B, L], tokens; a row of padding stands for none.
         """
-        return self.outputs(x, time, label)[:, : x.shape[1]]
+        return self.outputs(x, time, label, caption)[:, : x.shape[1]]
 
-    def outputs(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+    def outputs(self, x: Tensor, time: Tensor, label: Tensor | None = None, caption: Tensor | None = None) -> Tensor:
         """Return what `denoise` does, and behind it, with the option `variance`, as many channels for the variance."""
-        patches = self.leave(self.tokens(x, time, label))  # [B, T, p·p·O]
+        patches = self.leave(self.tokens(x, time, label, caption))  # [B, T, p·p·O]
         rows, columns = self.grid
         patches = patches.view(x.shape[0], rows, columns, self.patch, self.patch, -1)
         image = patches.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], -1, rows * self.patch, columns * self.patch)
         return image[:, :, : x.shape[2], : x.shape[3]]
 
-    def tokens(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+    def tokens(self, x: Tensor, time: Tensor, label: Tensor | None, caption: Tensor | None = None) -> Tensor:
         """Return the patches' vectors behind the last norm: [B, T, D]."""
         height, width = (side * self.patch for side in self.grid)
         if x.shape[2:] != (height, width):
@@ -199,6 +219,8 @@ class DiT(nn.Module):
         told = self.time(time)  # [B, D]
         if self.label is not None:
             told = told + self.label(label, x.shape[0])
+        if self.caption is not None:
+            told = told + self.caption(caption, x.shape[0])
         told = F.silu(told)
         for block in self.blocks:
             tokens = block(tokens, told)

@@ -5,7 +5,8 @@
                                     └> half: stage 2  ─>  middle ─>  stage 2 ┘        … ; mean over pixels  [B, W0]
 
     residual   blocks that are told the time and, where there are classes, the label; attention at coarse stages; takes
-               noise out of images (Ho et al., 2020; Dhariwal and Nichol, 2021):  `ddpm`, `unet_small`, `unet` itself
+               noise out of images (Ho et al., 2020; Dhariwal and Nichol, 2021):  `ddpm`, `unet_small`, `unet` itself;
+               where there is a text column it is told the caption as well
     plain      two 3×3 convolutions, a pool; a backbone without time, as in the paper of 2015:  `unet_2015`
 
 The paper of 2015 has convolutions without padding, and so gives less than it takes: 388 of 572 pixels. Here all are
@@ -29,7 +30,13 @@ from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
-from fathom.layers.condition import LabelEmbedding, TimeEmbedding, label_classes
+from fathom.layers.condition import (
+    CaptionEmbedding,
+    LabelEmbedding,
+    TimeEmbedding,
+    label_classes,
+    unless_captions,
+)
 from fathom.layers.diffusion import BlockOptions, Grow, PixelAttention, Shrink, Stage, TimeBlock, begin
 from fathom.layers.image import Normalize
 
@@ -75,7 +82,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
-    return spec.unless_one("image")
+    return unless_captions(spec)
 
 
 def example() -> DataSpec:
@@ -112,12 +119,17 @@ def build(config: Config, spec: DataSpec) -> UNet | PlainUNet:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Model 'unet' cannot be used: {why}.")
-    field = spec.inputs[0]
+    field = spec.images[0]
     config = replace(config, widths=config.widths or _widths(min(field.shape[1:])))
     _check(config)
+    if spec.texts and (config.block == "plain" or not config.conditional):
+        raise ConfigError(
+            f"Model 'unet' was built without what it could be told captions by, and would overlook column "
+            f"'{spec.texts[0].name}': set model.block=residual and model.conditional=true, or leave that column out."
+        )
     if config.block == "plain":
         return PlainUNet(config, field)
-    return UNet(config, field, label_classes(spec) if config.conditional else 0)
+    return UNet(config, field, label_classes(spec) if config.conditional else 0, spec.texts)
 
 
 def matches(config: Config) -> Iterator[Match]:
@@ -151,12 +163,14 @@ def _attention_matches(ours: str, theirs: str) -> Iterator[Match]:
 
 
 class UNet(nn.Module):
-    """The residual network; `width` is D, `classes` those that it can be told to make.
+    """The residual network; `width` is D, `classes` those that it can be told to make, `captions` whether it can be
+    told in words.
 
-    As a backbone it sees an image without noise (time 0) and is told no class. Pixels are brought to −1 … 1.
+    As a backbone it sees an image without noise (time 0), and is told its caption but no class. Pixels are brought to
+    −1 … 1.
     """
 
-    def __init__(self, config: Config, field: Field, classes: int) -> None:
+    def __init__(self, config: Config, field: Field, classes: int, texts: tuple[Field, ...] = ()) -> None:
         super().__init__()
         self.key, self.width, self.classes, self.stride = field.key, config.widths[0], classes, _stride(config)
         self.normalize = Normalize(replace(field, stats=None))
@@ -166,6 +180,9 @@ class UNet(nn.Module):
         )
         self.time = TimeEmbedding(widths[0], told)
         self.label = LabelEmbedding(classes, told) if classes else None
+        self.captions = bool(texts)
+        self.caption_key = texts[0].key if texts else ""
+        self.caption = CaptionEmbedding(texts[0], told) if texts else None
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down, self.up = _ways(config, options)
         self.middle = nn.ModuleList([TimeBlock(widths[-1], widths[-1], options) for _ in range(2)])
@@ -177,23 +194,27 @@ class UNet(nn.Module):
 
     def forward(self, batch: Batch) -> Features:
         image = self.normalize(batch[self.key])  # [B, C, H, W]
-        maps = _cropped(self.maps(image, image.new_zeros(image.shape[0]), None), *image.shape[2:])
+        caption = batch[self.caption_key] if self.captions else None
+        maps = _cropped(self.maps(image, image.new_zeros(image.shape[0]), None, caption), *image.shape[2:])
         return Features(pooled=maps[0].mean((2, 3)), maps=maps)
 
-    def denoise(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, time: Tensor, label: Tensor | None = None, caption: Tensor | None = None) -> Tensor:
         """Return what the objective asks for, in the shape of `x` [B, C, H, W].
 
         Args:
             time: [B], how much noise there is, from 0 to 1,000.
             label: [B], classes; the code `classes` stands for none.
+            caption: [B, T], tokens; a row of padding stands for none.
         """
-        return self.leave(self.maps(x, time, label)[0])[:, :, : x.shape[2], : x.shape[3]]
+        return self.leave(self.maps(x, time, label, caption)[0])[:, :, : x.shape[2], : x.shape[3]]
 
-    def maps(self, x: Tensor, time: Tensor, label: Tensor | None) -> list[Tensor]:
+    def maps(self, x: Tensor, time: Tensor, label: Tensor | None, caption: Tensor | None = None) -> list[Tensor]:
         """Return what each stage gives on the way up, finest first, the first one normalised, with what was padded."""
         told = self.time(time)  # [B, 4·D]
         if self.label is not None:
             told = told + self.label(label, x.shape[0])
+        if self.caption is not None:
+            told = told + self.caption(caption, x.shape[0])
         told = F.silu(told)
         x = self.enter(_padded(x, self.stride))
         skipped = [x]

@@ -7,12 +7,13 @@
 An image is made from noise in some steps, each of which asks the network once (`layers.noising`). Where a target names
 classes, the network is told them, and sometimes not: so it also knows what images of any class look like, and can be
 led away from that towards the class by the factor `guidance` (Ho, Salimans, Classifier-Free Diffusion Guidance, 2022).
+So it is with a text column beside the images, which says what is to be seen: then images can be asked for in words.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
-from fathom.core.roles import Denoiser
+from fathom.core.roles import Captioned, Denoiser
 from fathom.core.types import Batch, DataSpec, Field, Loss, Stats
-from fathom.layers.condition import label_classes, unless_classes
+from fathom.layers.condition import label_classes, unless_captions, unless_classes
 from fathom.layers.image import Normalize
 from fathom.layers.noising import LEVELS, Path
 
@@ -40,12 +41,14 @@ class Config:
     learn: Literal["noise", "velocity", "flow"] = option("velocity", "what the network is asked for")
     schedule: Literal["cosine", "linear"] = option("cosine", "how images fade into noise; flow: along straight lines")
     times: Literal["uniform", "middle"] = option("uniform", "middle: learn middling amounts of noise more often")
-    label_dropout: float = option(0.1, "share of images in training whose class is not told")
+    label_dropout: float = option(
+        0.1, "share of images in training whose class or caption is not told; of both, also that of each alone"
+    )
     sampler: Literal["ddim", "ancestral"] = option(
         "ddim", "ddim: no chance after the first noise, of flow Euler's method; ancestral: new noise at each step"
     )
     steps: int = option(50, "that an image is made in")
-    guidance: float = option(1.5, "how far images are led towards their class; 1: not beyond what was learned")
+    guidance: float = option(1.5, "how far images are led towards what is asked; 1: not beyond what was learned")
     clip: bool = option(True, "keep the image that is guessed at each step within the range of pixels")
 
 
@@ -57,7 +60,7 @@ presets: dict[str, Config] = {
 
 def accepts(spec: DataSpec) -> str | None:
     """Return why this objective cannot learn from such data, or None."""
-    return spec.unless_one("image") or unless_classes(spec)
+    return unless_captions(spec) or unless_classes(spec)
 
 
 def needs(model: nn.Module) -> str | None:
@@ -99,7 +102,19 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> Diffuse:
     below_one(config, "label_dropout", where="objective")
     at_least(config, {"steps": 1, "guidance": 0}, "objective")
     _possible(config.steps, config.learn)
+    if spec.texts and not (isinstance(model, Captioned) and model.captions):
+        raise ConfigError(
+            f"The model {type(model).__name__} cannot be told column '{spec.texts[0].name}': take unet or dit, or "
+            "leave that column out."
+        )
     return Diffuse(config, spec, model)
+
+
+class Asked(NamedTuple):
+    """What is to be seen on images: the class of each [B], and tokens of a caption [B, T], as far as they are told."""
+
+    label: Tensor | None
+    caption: Tensor | None
 
 
 class Diffuse(Objective):
@@ -109,8 +124,9 @@ class Diffuse(Objective):
 
     def __init__(self, config: Config, spec: DataSpec, model: nn.Module) -> None:
         super().__init__()
-        self.config, self.model, self.field = config, model, spec.inputs[0]
+        self.config, self.model, self.field = config, model, spec.images[0]
         self.target = spec.targets[0] if spec.targets and self.denoiser.classes == label_classes(spec) > 0 else None
+        self.words = spec.texts[0] if spec.texts and isinstance(model, Captioned) and model.captions else None
         self.normalize = Normalize(replace(self.field, stats=None))  # to −1 … 1
         self.path = Path("straight" if config.learn == "flow" else config.schedule, config.learn)
 
@@ -122,18 +138,14 @@ class Diffuse(Objective):
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         image = self.normalize(batch[self.field.key])  # [B, C, H, W]
         time = self.path.draw(len(image), image.device, self.config.times == "middle").to(image.dtype)
-        label = self._label(batch)
-        if label is not None:
-            untold = torch.rand(len(label), device=label.device) < self.config.label_dropout
-            label = label.masked_fill(untold, self.denoiser.classes)
-        each = self._errors(image, time, label)
+        each = self._errors(image, time, self._partly(self._asked(batch)))
         return Loss(each.mean(), weight=float(len(each)))
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss`, the squared error of what the network tells, at times spread evenly over the rows [B]."""
         image = self.normalize(batch[self.field.key])
         spread = (torch.randperm(len(image), device=image.device) + 0.5) / len(image)
-        return {"loss": self._errors(image, self.path.snap(spread).to(image.dtype), self._label(batch))}
+        return {"loss": self._errors(image, self.path.snap(spread).to(image.dtype), self._asked(batch))}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return nothing: what it makes are images (`sample`), and rows have nothing to be told of them."""
@@ -146,30 +158,36 @@ class Diffuse(Objective):
         label: Tensor | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        caption: Tensor | None = None,
     ) -> Tensor:
         """Return images [N, C, H, W] in 0 … 1.
 
         Args:
             generator: of all chance, on the CPU.
-            label: [N], the class of each; None: all classes in turn, where there are any.
+            label: [N], the class of each; None: all classes in turn, where there are any and no captions are given.
             steps, guidance: others than the configuration's.
+            caption: [N, T], tokens of the text column: what is to be seen on each.
 
         Raises:
-            ConfigError: classes are asked for that the network was not told, or steps are out of range.
+            ConfigError: classes or captions are asked for that the network was not told, or steps are out of range.
         """
         steps = self.config.steps if steps is None else steps
         guidance = self.config.guidance if guidance is None else guidance
         _possible(steps, self.config.learn)
         if label is not None and self.target is None:
             raise ConfigError("The network was not told classes, so none can be asked of it; train with a --target.")
-        if label is None and self.target is not None:
+        if caption is not None and self.words is None:
+            raise ConfigError("The network was not told captions; train on images with a text column beside them.")
+        if label is None and caption is None and self.target is not None:
             label = torch.arange(count) % self.denoiser.classes
         where = next(self.parameters()).device
         made = []
         for first in range(0, count, AT_ONCE):
             noise = torch.randn(min(AT_ONCE, count - first), *self.field.shape, generator=generator)
-            told = None if label is None else label[first : first + AT_ONCE].to(where)
-            made.append(self._made(noise.to(where), told, steps, guidance, generator))
+            asked = Asked(
+                *(part if part is None else part[first : first + AT_ONCE].to(where) for part in (label, caption))
+            )
+            made.append(self._made(noise.to(where), asked, steps, guidance, generator))
         return torch.cat(made).add(1).div(2).clamp(0, 1)
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
@@ -178,18 +196,19 @@ class Diffuse(Objective):
         steps = min(self.config.steps, SHOWN_STEPS)
         image = self.normalize(batch[self.field.key][:8])
         time = self.path.snap(torch.linspace(0.2, 0.95, len(image), device=image.device)).to(image.dtype)
-        label = self._label(batch)
         seen = self.path.mix(image, torch.randn_like(image), time)
-        answer = self._answer(seen, time, None if label is None else label[:8], 1.0)
+        asked, again = self._asked(batch), torch.arange(SHOWN, device=image.device) % len(image)
+        label, caption = (None if part is None or asked.caption is None else part[again] for part in asked)
+        answer = self._answer(seen, time, Asked(*(part if part is None else part[:8] for part in asked)), 1.0)
         guess = self.path.apart(seen, answer, time)[0]
         rows = torch.cat([image, seen, guess], dim=2).add(1).div(2).clamp(0, 1)
         return {
-            f"made up in {steps} steps": self.sample(SHOWN, generator, steps=steps),
+            f"made up in {steps} steps": self.sample(SHOWN, generator, label, steps, caption=caption),
             "rows, with more and more noise, and what is guessed from that": rows,
         }
 
     @torch.no_grad()
-    def _made(self, x: Tensor, label: Tensor | None, steps: int, guidance: float, generator: torch.Generator) -> Tensor:
+    def _made(self, x: Tensor, asked: Asked, steps: int, guidance: float, generator: torch.Generator) -> Tensor:
         """Return images [B, C, H, W] from −1 to 1 that noise becomes."""
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
@@ -197,27 +216,62 @@ class Diffuse(Objective):
             chance = None
             if self.config.sampler == "ancestral" and after > 0:
                 chance = torch.randn(x.shape, generator=generator).to(x)
-            x = self.path.step(x, self._answer(x, time, label, guidance), time, then, self.config.clip, chance)
+            x = self.path.step(x, self._answer(x, time, asked, guidance), time, then, self.config.clip, chance)
         return x
 
-    def _answer(self, x: Tensor, time: Tensor, label: Tensor | None, guidance: float) -> Tensor:
-        """Return what the network tells of x [B, C, H, W], led towards the label."""
+    def _answer(self, x: Tensor, time: Tensor, asked: Asked, guidance: float) -> Tensor:
+        """Return what the network tells of x [B, C, H, W], led towards what is asked."""
         said = self.path.said(time)
-        if label is None or guidance == 1:
-            return self.denoiser.denoise(x, said, label).to(x.dtype)
-        none = torch.full_like(label, self.denoiser.classes)
-        both = self.denoiser.denoise(x.repeat(2, 1, 1, 1), said.repeat(2), torch.cat([label, none])).to(x.dtype)
-        told, untold = both.chunk(2)
+        if guidance == 1 or (asked.label is None and asked.caption is None):
+            return self._told(x, said, asked).to(x.dtype)
+        everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        nothing = self._without(asked, everyone, everyone)
+        pairs = zip(asked, nothing, strict=True)
+        twice = Asked(*(None if one is None or other is None else torch.cat([one, other]) for one, other in pairs))
+        told, untold = self._told(x.repeat(2, 1, 1, 1), said.repeat(2), twice).to(x.dtype).chunk(2)
         return torch.lerp(untold, told, guidance)
 
-    def _errors(self, image: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
-        """Return the mean squared error of what the network tells of each image [B], given its class or not."""
+    def _told(self, x: Tensor, said: Tensor, asked: Asked) -> Tensor:
+        """Return what the network tells of x [B, C, H, W]."""
+        words = {} if self.words is None else {"caption": asked.caption}
+        found: Tensor = self.denoiser.denoise(x, said, asked.label, **words)
+        return found
+
+    def _errors(self, image: Tensor, time: Tensor, asked: Asked) -> Tensor:
+        """Return the mean squared error of what the network tells of each image [B], given what is asked."""
         noise = torch.randn_like(image)
-        answer = self.denoiser.denoise(self.path.mix(image, noise, time), self.path.said(time), label)
+        answer = self._told(self.path.mix(image, noise, time), self.path.said(time), asked)
         return (answer.to(image.dtype) - self.path.wanted(image, noise, time)).square().mean((1, 2, 3))
 
-    def _label(self, batch: Batch) -> Tensor | None:
-        return None if self.target is None else batch[self.target.target_key]
+    def _asked(self, batch: Batch) -> Asked:
+        """Return the rows' classes and captions, as far as the network is told them."""
+        return Asked(
+            None if self.target is None else batch[self.target.target_key],
+            None if self.words is None else batch[self.words.key],
+        )
+
+    def _partly(self, asked: Asked) -> Asked:
+        """Return what is asked without that of some rows; where there are both, of some rows without one of the two, so
+        that each can be asked alone."""
+        some = next((part for part in asked if part is not None), None)
+        if some is None:
+            return asked
+        share, fate = self.config.label_dropout, torch.rand(len(some), device=some.device)
+        neither = fate < share
+        if asked.label is None or asked.caption is None:
+            return self._without(asked, neither, neither)
+        second = (fate >= share) & (fate < 2 * share)
+        return self._without(asked, neither | second, neither | ((fate >= 2 * share) & (fate < 3 * share)))
+
+    def _without(self, asked: Asked, unlabelled: Tensor, unsaid: Tensor) -> Asked:
+        """Return what is asked without the classes of some rows and the captions of some, [B] bool each."""
+        label, caption = asked
+        if label is not None:
+            label = label.masked_fill(unlabelled, self.denoiser.classes)
+        if caption is not None:
+            assert self.words is not None
+            caption = caption.masked_fill(unsaid[:, None], self.words.pad)
+        return Asked(label, caption)
 
 
 def _possible(steps: int, learn: str) -> None:
