@@ -9,6 +9,7 @@
     gan         the distance (FID) of made images from real ones after a quarter of the training and after all of it,
                 and how many of the ten classes appear
     diffusion   the same, and how often a classifier agrees with the class that was asked for
+    captions    the same, asked for in words: the labels stand in captions, which are all that it learns from
     upscale     14x14 pixels to 28x28: decibels beside cubic interpolation
 
 FID here is the Fréchet distance between the pooled features of Fathom's own classifier of Fashion-MNIST (trained first,
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
@@ -41,10 +43,10 @@ import fathom
 from fathom.api.assemble import assemble, use_of_targets
 from fathom.api.config import gather
 from fathom.api.prepare import Material, prepare
-from fathom.api.sample import write_grid
+from fathom.api.sample import tokens, write_grid
 from fathom.core.objective import Objective
 from fathom.core.types import TrainingData
-from fathom.data import TensorStore
+from fathom.data import TensorStore, read
 from fathom.engine.loop import train
 from fathom.engine.records import Epoch
 from fathom.evaluate.frechet import frechet_distance
@@ -52,6 +54,7 @@ from fathom.evaluate.frechet import frechet_distance
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "generators.json"
 HELD_OUT = ("Bag", "Sandal", "Trouser")
+SENTENCES = ("a photo of a {}", "a picture of one {}", "this is a {}", "{}, seen from the front")
 CODE = 32  # numbers of a code where anomalies are looked for
 
 
@@ -115,8 +118,8 @@ def anomaly(given: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for held in given.held_out:
         share = 1 / len(given.held_out)
-        sets = [f"model.code={CODE}"]
-        task, material, _, _ = learn(given, "denoising", "autoencoder_conv", sets, share, without=held)
+        sets = [f"model.code={CODE}", "model.image=dense", "model.hidden=[256, 128]"]
+        task, material, _, _ = learn(given, "variational", "vae", sets, share, without=held)
         names = material.preprocess.spec.targets[0].classes
         label = material.test.prepared.store.columns["target:label"].numpy()
         odd = label == names.index(held)
@@ -154,16 +157,36 @@ def generator(given: argparse.Namespace, part: str, objective: str, model: str, 
     training = material.train.prepared.store.columns["image:image"][:count].float() / 255
     found |= {"classifier": judge.accuracy, "fid_of_training_images": frechet_distance(judge.features(training), real)}
     last = {name: value.clone() for name, value in task.state_dict().items()}
+    said = {"caption": asked(task, material, judge, count)} if part == "captions" else {}
     for when, state in (("quarter", quarter), ("end", last)):
         task.load_state_dict(state)
         with torch.inference_mode():
-            images = task.eval().sample(count, torch.Generator().manual_seed(0))
+            images = task.eval().sample(count, torch.Generator().manual_seed(0), **said)
         found[f"fid_{when}"] = frechet_distance(judge.features(images), real)
         seen = judge.classes(images)
         found[f"agreement_{when}"] = float((seen == np.arange(count) % 10).mean())
         found[f"classes_{when}"] = int((np.bincount(seen, minlength=10) >= count / 100).sum())
-    save(given, part, task)
+    save(given, part, task, **{name: rows[:60] for name, rows in said.items()})
     return found
+
+
+def captions(given: argparse.Namespace) -> dict[str, Any]:
+    sets = ["objective.learn=flow", f"objective.steps={given.steps}", "data.kinds.caption=text"]
+    return generator(given, "captions", "diffuse", "unet", sets)
+
+
+def asked(task: Objective, material: Material, judge: Judge, count: int) -> torch.Tensor:
+    """Return the tokens [N, T] of a sentence for each class in turn."""
+    names = judge.model.artifact.spec.targets[0].classes
+    found = tokens([SENTENCES[0].format(name.lower()) for name in names], material.preprocess, task)
+    return found[torch.arange(count) % len(found)]
+
+
+def captioned(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return images with one of some sentences for their label, and without it."""
+    draw = np.random.default_rng(0)
+    said = [SENTENCES[draw.integers(len(SENTENCES))].format(label.lower()) for label in frame["label"]]
+    return frame.select("image").with_columns(caption=pl.Series(said))
 
 
 def upscale(given: argparse.Namespace) -> dict[str, Any]:
@@ -181,6 +204,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "anomaly": anomaly,
     "gan": gan,
     "diffusion": diffusion,
+    "captions": captions,
     "upscale": upscale,
 }
 
@@ -220,6 +244,11 @@ def learn(
         without: a class whose rows are left out of training and validation.
     """
     source, test = sources(given)
+    if any("caption" in each for each in sets):
+        if not given.full:
+            frame = read(source).frame
+            source, test = (frame.filter(pl.col("split") == name).drop("split") for name in ("train", "test"))
+        source, test = captioned(source), captioned(test)
     minutes = 0.0 if given.epochs else given.budget * share
     engine = {"minutes": minutes or None, "epochs": given.epochs or None, "seed": 0}
     arguments = {"objective": {"name": objective}, "model": {"name": model}, "engine": engine}
@@ -308,11 +337,12 @@ def plain_vae(train_x: torch.Tensor, test_x: torch.Tensor, epochs: int, minutes:
         return float(bound(test_x))
 
 
-def save(given: argparse.Namespace, name: str, task: Any) -> None:
+def save(given: argparse.Namespace, name: str, task: Any, **said: torch.Tensor) -> None:
     """Write a grid of images, where a folder for them is given."""
     if given.grids:
         with torch.inference_mode():
-            write_grid(task.eval().sample(60, torch.Generator().manual_seed(1)).numpy(), given.grids / f"{name}.png")
+            made = task.eval().sample(60, torch.Generator().manual_seed(1), **said)
+            write_grid(made.numpy(), given.grids / f"{name}.png")
 
 
 def store(name: str, record: dict[str, Any]) -> None:

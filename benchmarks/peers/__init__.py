@@ -1,0 +1,1 @@
+"""The papers' training steps in plain PyTorch, and in the libraries that have them."""
