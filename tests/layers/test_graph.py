@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from fathom.core.errors import DataError
 from fathom.layers import graph as graph_layer
@@ -65,9 +66,9 @@ def test_both_forms_give_the_same_numbers() -> None:
         found = [graph.pad(graph.gather(graph.pack(x), kind)) for graph in (sparse, padded)]
         torch.testing.assert_close(*found)
     torch.testing.assert_close(*(graph.pad(graph.largest(graph.pack(x))) for graph in (sparse, padded)))
-    torch.testing.assert_close(
-        graph_layer._largest(sparse.pack(x), sparse.source, sparse.target), sparse.largest(sparse.pack(x))
-    )  # on other devices
+    ends = sparse.pattern.source.long(), sparse.pattern.target.long()
+    found = graph_layer._largest(sparse.pack(x), *ends)  # on other devices
+    torch.testing.assert_close(found, sparse.largest(sparse.pack(x)))
 
 
 def test_a_graph_is_made_once() -> None:
@@ -152,3 +153,10 @@ def test_a_product_can_be_differentiated_twice() -> None:
     x = torch.randn(graph.rows, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: product(graph.symmetric, x), (x,))
     assert torch.autograd.gradgradcheck(lambda x: product(graph.symmetric, x), (x,))
+
+
+def test_no_trace_holds_the_graph_of_one_batch() -> None:
+    """What is laid out on the host would stand in it as constants."""
+    edges, size = torch.tensor([[[0, 1], [1, 2]]]), torch.tensor([3])
+    with pytest.raises(RuntimeError, match="tracing tensor"):
+        make_fx(lambda edges, size: Graphs().of(edges, size, 4).pack(torch.randn(1, 4, 2)))(edges, size)

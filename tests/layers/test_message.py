@@ -147,9 +147,10 @@ def test_norm_of_real_nodes_is_the_norm_of_them_alone() -> None:
 
 @pytest.mark.parametrize("padded", [True, False])
 def test_norm_of_a_single_node_takes_the_running_statistics(padded: bool) -> None:
-    none = torch.zeros(0).long()
-    real = torch.tensor([[True, False]])
-    graph: Graph = Padded(none, none, none.bool(), real) if padded else Sparse(none, none, real[:, :1])
+    none, real = torch.zeros(0).long(), torch.tensor([[True, False]])
+    graph: Graph = Padded(none, none, none.bool(), real)
+    if not padded:
+        graph = Sparse(none.numpy(), none.numpy(), real[:, :1].numpy(), none.device)
     norm = NodeNorm(3)
     found = norm(torch.full((2 if padded else 1, 3), 2.0), graph)
     torch.testing.assert_close(found[0], torch.full((3,), 2.0), rtol=1e-4, atol=1e-4)

@@ -49,9 +49,7 @@ class Matrix:
         """Return the product with x [C, D], without a gradient: [R, D]."""
         rows = wide(x.detach()).contiguous()
         values = None if self.values is None else self.values.to(rows.dtype)
-        found = F.embedding_bag(
-            self.columns, rows, self.starts, mode="sum", per_sample_weights=values, include_last_offset=True
-        )
+        found = torch.embedding_bag(rows, self.columns, self.starts, False, 0, False, values, True)[0]  # 0: sums
         return found.to(x.dtype)
 
 
