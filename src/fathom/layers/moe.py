@@ -62,7 +62,8 @@ class MixtureOfExperts(nn.Module):
         found = torch.cat([self._expert(*expert) for expert in experts if len(expert[0])])
         back = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
         found = found.index_select(0, back).unflatten(0, chosen.shape)  # [N, k, D]
-        return torch.bmm(weights[:, None].to(found.dtype), found).squeeze(1)
+        # As products of matrices so small it would take three times as long.
+        return (found * weights[..., None].to(found.dtype)).sum(1)
 
     def _each(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Send every expert all tokens, and leave out of each what was not chosen."""
