@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from fathom.core.config import option
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field
 from fathom.layers.image import Normalize
+from fathom.models._hf_weights import take_over
 
 REFERENCE = "Wolf et al., Transformers: State-of-the-Art Natural Language Processing, 2020"
 NEEDS = "pip install transformers"
@@ -159,18 +159,7 @@ def fill(network: Encoder, config: Config) -> list[str]:
     if not config.weights:
         return [f"hf:{config.source} begins with fresh weights, as model.weights=false asks."]
     theirs, missing = _pretrained(config, network.network)
-    state, tokens = theirs.state_dict(), _token_table(network.network)
-    fresh, notes = [name for name in network.network.state_dict() if name in missing or name not in state], []
-    with torch.no_grad():
-        for name, ours in network.network.state_dict().items():
-            if name in fresh or not ours.is_floating_point():
-                continue
-            tensor, how = _resized(name, state[name].float(), ours.shape, name == tokens)
-            if tensor is None:
-                fresh.append(name)
-            else:
-                ours.copy_(tensor)
-            notes += [how] if how else []
+    fresh, notes = take_over(network.network, theirs.state_dict(), missing)
     if fresh:
         shown = ", ".join(fresh[:5]) + (f" and {len(fresh) - 5} more" if len(fresh) > 5 else "")
         notes.append(f"Learned from the start: {shown}.")
@@ -356,46 +345,6 @@ def _one_row(field: Field) -> Batch:
     if field.kind == "image":
         return {field.key: torch.zeros(1, *field.shape, dtype=torch.uint8)}
     return {field.key: torch.full((1, *field.shape), min(field.pad + 1, field.vocabulary - 1))}
-
-
-def _token_table(network: nn.Module) -> str:
-    """Return the name of the table of tokens' vectors, "" where there is none."""
-    try:
-        table = network.get_input_embeddings().weight  # type: ignore[operator]
-    except (NotImplementedError, AttributeError):
-        return ""
-    return next((name for name, p in network.named_parameters() if p is table and p.dim() == 2), "")
-
-
-def _resized(name: str, tensor: Tensor, shape: torch.Size, tokens: bool) -> tuple[Tensor | None, str]:
-    """Return a published tensor in the shape that is wanted, None where it cannot be, and what was done to it."""
-    if tensor.shape == shape:
-        return tensor, ""
-    if tokens:
-        return None, (
-            f"The data has a vocabulary of its own ({shape[0]:,} tokens, published {tensor.shape[0]:,}): "
-            "its tokens' vectors are learned from the start."
-        )
-    if tensor.dim() == 4 and len(shape) == 4 and tensor.shape[0] == shape[0] and tensor.shape[2:] == shape[2:]:
-        mean = tensor.mean(1, keepdim=True) * (tensor.shape[1] / shape[1])
-        return mean.expand(shape), f"'{name}': the weights of {tensor.shape[1]} channels are averaged for {shape[1]}."
-    if "position" in name and tensor.dim() == len(shape) and tensor.shape[-1] == shape[-1] and tensor.dim() in (2, 3):
-        table = _interpolated(tensor.reshape(-1, tensor.shape[-1]), shape[-2])
-        if table is not None:
-            return table.reshape(shape), f"'{name}': {tensor.shape[-2]} positions are interpolated to {shape[-2]}."
-    was, now = "×".join(map(str, tensor.shape)), "×".join(map(str, shape))
-    return None, f"'{name}' is {was} as published, and {now} here."
-
-
-def _interpolated(table: Tensor, count: int) -> Tensor | None:
-    """Return positions of a square of patches [N, D], with up to two tokens before them, for another square."""
-    for extra in (0, 1, 2):
-        old, new = math.isqrt(max(0, len(table) - extra)), math.isqrt(max(0, count - extra))
-        if old * old == len(table) - extra and new * new == count - extra and old and new:
-            grid = table[extra:].T.reshape(1, -1, old, old)
-            grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-            return torch.cat([table[:extra], grid.flatten(2)[0].T])
-    return None
 
 
 def _line(error: Exception) -> str:
