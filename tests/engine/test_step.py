@@ -175,3 +175,8 @@ def test_an_objectives_average_rises_along_its_cosine_and_copies_buffers() -> No
     Trailing([Average(source, target, decay=0.5, final_decay=1.0)]).update(0.5)
     assert target.weight.tolist() == pytest.approx([0.25] * 3)  # decay is 0.75 half way
     assert target.running_mean.tolist() == [5.0] * 3  # type: ignore[union-attr]
+    source.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
+    source.running_mean.fill_(9.0)  # type: ignore[union-attr]
+    Trailing([Average(source, target, 0.75, buffers="averaged")]).update(0.5)
+    assert target.running_mean.tolist() == [6.0] * 3  # type: ignore[union-attr]
+    assert target.num_batches_tracked == 7

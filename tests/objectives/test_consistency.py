@@ -153,6 +153,13 @@ def test_it_learns_and_resumes_to_the_bit(method, tmp_path):
     assert (said[24:] == batch_of(SPEC, 48)["target:label"][24:]).float().mean() > 0.9  # rows that had no label
 
 
+def test_a_teacher_trails_less_closely_by_the_end():
+    for given, end in ((None, 0.999), (0.9, 0.99)):
+        options = {} if given is None else {"momentum": given}
+        found = [(each.decay, each.final_decay) for each in objective(method="mean_teacher", **options).averages()]
+        assert found == [(given or 0.99, pytest.approx(end))] * 2
+
+
 def test_rows_with_a_label_stand_more_often():
     assert repeats(Config(), 250, 10_000) == 6  # about one row in eight
     assert repeats(Config(), 5_000, 10_000) == 1

@@ -124,13 +124,14 @@ def test_small_views_are_small_where_the_model_takes_them():
     batch, sizes = batch_of(SPEC, 2), {}
     for name, model in (
         ("vit", vit.build(vit.Config(width=16, depth=1, num_heads=2, patch=3), SPEC)),
+        ("large patches", vit.build(vit.Config(width=16, depth=1, num_heads=2, patch=4), SPEC)),  # half a side cuts one
         ("resnet", resnet.build(resnet.Config(widths=(4, 8)), SPEC)),
         ("one size", OneSize()),
     ):
         task = objective(model=model)
         assert task.losses(batch).total.isfinite()
         sizes[name] = task._small
-    assert sizes == {"vit": (6, 6), "resnet": (6, 6), "one size": (12, 12)}
+    assert sizes == {"vit": (6, 6), "large patches": (8, 8), "resnet": (6, 6), "one size": (12, 12)}
 
 
 def test_it_resumes_to_the_bit_and_learns(tmp_path):

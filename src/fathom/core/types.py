@@ -250,10 +250,12 @@ class Phase:
 class Average:
     """A network that trails another: after each step, target = decay · target + (1 − decay) · source.
 
-    Buffers are copied. `decay` may rise from its first value to `final_decay` along a cosine over the run.
+    `decay` may rise from its first value to `final_decay` along a cosine over the run. Buffers are copied; those that
+    hold fractions may be "averaged" as weights are, which running statistics of batches have to fit.
     """
 
     source: nn.Module
     target: nn.Module
     decay: float = 0.999
     final_decay: float | None = None
+    buffers: Literal["copied", "averaged"] = "copied"

@@ -95,9 +95,13 @@ class Trailing:
     @torch.no_grad()
     def update(self, progress: float) -> None:
         for average, sources, targets in self._averages:
-            torch._foreach_lerp_(targets, sources, 1 - decay(progress, average.decay, average.final_decay))
+            share = 1 - decay(progress, average.decay, average.final_decay)
+            torch._foreach_lerp_(targets, sources, share)
             for ours, theirs in zip(average.target.buffers(), average.source.buffers(), strict=True):
-                ours.copy_(theirs)
+                if average.buffers == "averaged" and ours.is_floating_point():
+                    ours.lerp_(theirs, share)
+                else:
+                    ours.copy_(theirs)
 
 
 def _pairs(average: Average) -> tuple[list[Tensor], list[Tensor]]:

@@ -153,7 +153,7 @@ class Consistency(Objective):
         pairs = ((self.model, self.teacher), (self.head, self.teacher_head))
         first = self.config.momentum
         last = 1 - (1 - first) / 10  # from 0.99 to 0.999, as in the paper
-        return tuple(Average(source, target, first, last) for source, target in pairs)
+        return tuple(Average(source, target, first, last, "averaged") for source, target in pairs)
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
         """Return images above the views of them on which the model has to agree with itself."""

@@ -175,9 +175,12 @@ class SelfDistill(Objective):
         return {"loss": _cost(answers, self._wanted(scores), self.config.student_temperature)}
 
     def averages(self) -> tuple[Average, ...]:
-        """The teacher trails the student; by the end of the run it stands still."""
-        pairs = ((self.model, self.teacher), (self.head, self.teacher_head))
-        return tuple(Average(source, target, self.config.momentum, 1.0) for source, target in pairs)
+        """The teacher trails the student; by the end of the run it stands still. Its centre is the student's."""
+        first = self.config.momentum
+        return (
+            Average(self.model, self.teacher, first, 1.0, "averaged"),
+            Average(self.head, self.teacher_head, first, 1.0),
+        )
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return `embedding`, the teacher's features [B, D]."""
