@@ -9,6 +9,7 @@ from fathom.layers.conv import (
     ConvNorm,
     DepthwiseBlock,
     DepthwiseConv2d,
+    EvenConv2d,
     InvertedResidual,
     SameConv2d,
     SqueezeExcite,
@@ -32,6 +33,23 @@ def test_zeros_stand_after_the_image_where_their_number_is_odd(side: int, kernel
         starts = 8 - needed // 2 + stride * torch.arange(found.shape[axis])
         wide = wide.index_select(axis, (starts[:, None] + torch.arange(kernel)).flatten())
     torch.testing.assert_close(found, F.conv2d(wide, conv.weight, stride=kernel))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (2, 9), (4, 3), (7, 7)])
+def test_zeros_around_narrow_maps_give_the_same_numbers(
+    kernel: int, stride: int, sides: tuple[int, int], layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    conv = EvenConv2d(4, 4, kernel, stride, padding=kernel // 2, groups=4).double()
+    x = torch.randn(3, 4, *sides, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    found, wanted = conv(x), F.conv2d(x, conv.weight, conv.bias, stride, kernel // 2, groups=4)
+    torch.testing.assert_close(found, wanted)
+    back = torch.randn_like(found)
+    inputs = (x, *conv.parameters())
+    gradients = torch.autograd.grad(found, inputs, back), torch.autograd.grad(wanted, inputs, back)
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_depthwise_convolution_starts_with_the_spread_of_its_own_inputs() -> None:
