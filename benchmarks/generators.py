@@ -78,7 +78,7 @@ def main() -> None:
         found = PARTS[name](given)
         found |= {
             **({"set": given.set} if given.set else {}),
-            **({} if given.epochs else {"budget_minutes": given.budget}),
+            **({"epochs": given.epochs} if given.epochs else {"budget_minutes": given.budget}),
             "data": "all 60,000 images" if given.full else "sample of 10,000",
             "seconds": round(time.perf_counter() - began, 1),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
