@@ -117,6 +117,27 @@ def test_what_was_found_is_remembered_and_measured_once_more(seconds: dict[str, 
     assert run.knobs.form == "plain" and chosen[0].what == "form"
 
 
+def test_two_threads_are_not_remembered_where_one_is_faster_now(
+    seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = [2]
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads[0])
+    monkeypatch.setattr("torch.set_num_threads", lambda count: threads.__setitem__(0, count))
+    kept = Run.train_on
+
+    def train_on(self: Run, index: torch.Tensor) -> None:
+        seconds.update(plain=busy[threads[0]], recorded=busy[threads[0]] / 2)
+        kept(self, index)
+
+    monkeypatch.setattr(Run, "train_on", train_on)
+    busy = {1: 0.09, 2: 0.05}
+    assert _tuned(threads=0)[0].knobs.threads == 2
+    busy = {1: 0.05, 2: 0.09}
+    run, (again, _) = _tuned(threads=0)
+    assert run.knobs.threads == 1 and run.knobs.form == "recorded"
+    assert again.what == "remembered" and again.gain == pytest.approx(0.09 / 0.025)
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[1]", '{"KEY": 3}', '{"KEY": {"knobs": {"form": "magic", "threads": "x"}}}']
 )

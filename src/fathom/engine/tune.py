@@ -34,6 +34,7 @@ from fathom.engine.trial import ROUNDS, Trial
 SHARE = 0.025  # of the run's estimated time goes into measuring: half of a twentieth, for it may take longer
 LONGEST = 10.0  # seconds, at most
 WORTH, EXACT = 1.1, 1.03  # times as fast that a change must be: any, and one on which no bit of a result depends
+LEANER = 0.95  # as fast that fewer threads may be: they suffer less from whatever else runs
 LEAST_STEPS = 40  # of a run that is worth measuring for
 RECORDABLE = 0.1  # seconds of a step whose bookkeeping, which recording saves, may be a tenth
 SAME_LOSS = 0.05  # relative difference that the first losses in bf16, or compiled, may have
@@ -110,12 +111,14 @@ def _choose_each(
 def _choose(run: Run, trial: Trial, before: Snapshot, what: str, settings: Sequence[Any], seconds: float) -> Chose:
     """Measure the settings of one knob, the present one first, for about so long, and turn it to the best."""
     knobs = [replace(run.knobs, **{what: value}) for value in settings]
-    worth = min(WORTH, EXACT) if what in ("memory", "form") else WORTH
+    worth = EXACT if what in ("memory", "form") else LEANER if what == "threads" else WORTH
     taken = trial.compare(knobs, seconds, worth)
     unit = "ms a step" if trial.rows == trial.whole else f"ms for {trial.rows} rows"
     why = "; ".join(f"{_say(what, v)}: {s * 1e3:.3g} {unit}" for v, s in zip(settings, taken, strict=True))
     best = min(range(len(settings)), key=lambda i: taken[i])
-    if taken[best] * worth > taken[0]:
+    if what == "threads":
+        best = min((i for i, t in enumerate(taken) if t * LEANER <= taken[best]), key=lambda i: settings[i])
+    elif taken[best] * worth > taken[0]:
         best = 0
     elif what == "precision" and not _same_losses(run, trial, before, knobs[best]):
         best, why = 0, f"{why}; but the losses differ"
@@ -125,26 +128,31 @@ def _choose(run: Run, trial: Trial, before: Snapshot, what: str, settings: Seque
 
 
 def _again(
-    run: Run, trial: Trial, before: Snapshot, tried: Sequence[tuple[str, list[Any]]], known: Any, seconds: float
+    run: Run, trial: Trial, before: Snapshot, open_: Sequence[tuple[str, list[Any]]], known: Any, seconds: float
 ) -> list[Chose] | None:
     """Measure what an earlier run found beside the plain settings; None where that is nothing, or gains no more."""
-    options = dict(tried)
+    options = dict(open_)
     if not isinstance(known, Mapping) or not all(known.get(w, None) in options[w] for w in options):
         return None
     found = replace(run.knobs, **{what: known[what] for what in options})
     if found == run.knobs:
         return None
+    tried = [run.knobs, found]
+    if 1 in options.get("threads", []) and found.threads != 1:
+        tried.append(replace(found, threads=1))  # the neighbours may be others than they were
     worth = WORTH if _rounds_otherwise(run.knobs, found) else EXACT
-    taken = trial.compare([run.knobs, found], seconds, worth)
-    if taken[1] * worth > taken[0]:
+    taken = trial.compare(tried, seconds, worth)
+    best = len(tried) - 1 if taken[-1] * LEANER <= taken[1] else 1
+    if taken[best] * worth > taken[0]:
         return None
+    found = tried[best]
     if found.precision != run.knobs.precision and not _same_losses(run, trial, before, found):
         return None
     run.knobs = found
     run.turn_knobs()
-    why = f"remembered: {taken[1] * 1e3:.3g} ms a step, plainly {taken[0] * 1e3:.3g}"
+    why = f"remembered: {taken[best] * 1e3:.3g} ms a step, plainly {taken[0] * 1e3:.3g}"
     value = ", ".join(_say(what, getattr(found, what)) for what in options)
-    return [Chose(what="remembered", value=value, why=why, gain=taken[0] / taken[1])]
+    return [Chose(what="remembered", value=value, why=why, gain=taken[0] / taken[best])]
 
 
 def _compile(
