@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,16 @@ def data_of(spec: DataSpec) -> TrainingData:
     return TrainingData(train=TensorStore(batch_of(spec, 20)), valid=TensorStore(batch_of(spec, 9, seed=1)))
 
 
-def run(name: str, folder: Path | None, kill: str = "", resume: bool = False) -> dict[str, torch.Tensor]:
-    """Train; return the weights. `kill` is "step" or "save", in which the process ends itself; "": it does not."""
+def run(
+    name: str, folder: Path | None, kill: str = "", resume: bool = False, form: str = ""
+) -> dict[str, torch.Tensor]:
+    """Train; return the weights.
+
+    Args:
+        kill: "step" or "save", in which the process ends itself; "": it does not.
+        form: of whole steps, "recorded"; "": plain ones in two parts.
+    """
+    plan = replace(PLAN, accumulate=1, form=form, epochs=4) if form else PLAN  # type: ignore[arg-type]
     torch.set_num_threads(1)
     loop.LOOK_SECONDS, loop.SHARE = 0.0, float("inf")  # a checkpoint after each step
     spec, task = objective_of(name, seed=3 if resume else 0)
@@ -62,13 +71,13 @@ def run(name: str, folder: Path | None, kill: str = "", resume: bool = False) ->
         _count(task, "losses", 4 * len(task.phases()) + 2)
     elif kill == "save":
         _count(files.os, "replace", 3)
-    for _ in train(task, data_of(spec), PLAN, folder, resume=resume):
+    for _ in train(task, data_of(spec), plan, folder, resume=resume):
         pass
     return {n: t.detach().clone() for n, t in (*task.named_parameters(), *task.named_buffers())}
 
 
-def child(name: str, folder: str, kill: str, resume: bool) -> None:
-    run(name, Path(folder), kill, resume)
+def child(name: str, folder: str, kill: str, resume: bool, form: str = "") -> None:
+    run(name, Path(folder), kill, resume, form)
 
 
 def _count(owner: Any, method: str, last: int) -> None:
