@@ -138,6 +138,18 @@ def test_two_threads_are_not_remembered_where_one_is_faster_now(
     assert again.what == "remembered" and again.gain == pytest.approx(0.09 / 0.025)
 
 
+def test_what_was_not_tried_is_not_remembered(
+    seconds: dict[str, float], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    monkeypatch.setattr(tune, "LONGEST", 0.2)  # seconds: for the threads, not for the form as well
+    seconds["recorded"] = 0.020
+    run, chosen = _tuned(threads=0)
+    assert [choice.what for choice in chosen] == ["threads", "settings"] and run.knobs.form == "plain"
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[1]", '{"KEY": 3}', '{"KEY": {"knobs": {"form": "magic", "threads": "x"}}}']
 )

@@ -8,9 +8,9 @@
 
 They are tried in turn, each in short rounds that alternate, so that a disturbance meets all settings, and for no
 longer than it takes to tell them apart. Where a whole step is too long for that, a part of a batch stands for it. A
-change that rounds otherwise must gain a tenth, one that changes no bit a thirtieth. All of the run's state is put back
-afterwards: only the knobs remain. What was found is kept for the next run of the same model on the same machine, which
-then measures that alone beside the plain settings.
+change that rounds otherwise must gain a tenth, one that changes no bit a thirtieth; kept memory must only not lose.
+All of the run's state is put back afterwards: only the knobs remain. What was found is kept for the next run of the
+same model on the same machine, which then measures that alone beside the plain settings.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from fathom.engine.trial import ROUNDS, Trial
 SHARE = 0.025  # of the run's estimated time goes into measuring: half of a twentieth, for it may take longer
 LONGEST = 10.0  # seconds, at most
 WORTH, EXACT = 1.1, 1.03  # times as fast that a change must be: any, and one on which no bit of a result depends
+KEPT = 0.9  # as fast that kept memory may seem: it hardly ever harms, and a disturbance tells more than that
 LEANER = 0.95  # as fast that fewer threads may be: they suffer less from whatever else runs
 LEAST_STEPS = 40  # of a run that is worth measuring for
 RECORDABLE = 0.1  # seconds of a step whose bookkeeping, which recording saves, may be a tenth
@@ -76,16 +77,17 @@ def _choose_all(run: Run, trial: Trial, before: Snapshot, base: float, length: f
     trial.shrink(base, budget / max(steps, 1))
     step = trial.seconds(base)
     chosen = _again(run, trial, before, tried, known.get("knobs"), budget / 2) if budget > 8 * step else None
-    measured = chosen is None
+    measured = False
     if chosen is None:
         chosen = _choose_each(run, trial, before, tried, budget, step)
+        measured = len(chosen) == len(tried)  # what was not tried is not to be remembered as the best
     gain = _product(chosen)
     compiling, why = _compile(run, trial, before, base / gain, length, known.get("compiling"))
     if compiling is not None:
         known = known | {"compiling": compiling}
         gain *= compiling["gain"] if run.knobs.form == "compiled" else 1.0
     if length >= REMEMBERED and ((measured and chosen) or compiling is not None):
-        knobs = {what: getattr(run.knobs, what) for what in KNOBS}
+        knobs = {what: getattr(run.knobs, what) for what in KNOBS} if measured else known.get("knobs")
         remember.keep(name, {"knobs": knobs, "compiling": known.get("compiling")})
     if not chosen and compiling is None:
         return []
@@ -102,22 +104,24 @@ def _choose_each(
     began = time.perf_counter()
     for number, (what, settings) in enumerate(tried):
         left = began + budget - time.perf_counter()
-        if left < 2 * len(settings) * step:
+        if left + budget < 2 * len(settings) * step:  # the last ones may take as long again
             break
-        chosen.append(_choose(run, trial, before, what, settings, left / (len(tried) - number)))
+        chosen.append(_choose(run, trial, before, what, settings, max(0.0, left) / (len(tried) - number)))
     return chosen
 
 
 def _choose(run: Run, trial: Trial, before: Snapshot, what: str, settings: Sequence[Any], seconds: float) -> Chose:
     """Measure the settings of one knob, the present one first, for about so long, and turn it to the best."""
     knobs = [replace(run.knobs, **{what: value}) for value in settings]
-    worth = EXACT if what in ("memory", "form") else LEANER if what == "threads" else WORTH
+    worth = {"memory": KEPT, "threads": LEANER, "form": EXACT}.get(what, WORTH)
     taken = trial.compare(knobs, seconds, worth)
     unit = "ms a step" if trial.rows == trial.whole else f"ms for {trial.rows} rows"
     why = "; ".join(f"{_say(what, v)}: {s * 1e3:.3g} {unit}" for v, s in zip(settings, taken, strict=True))
     best = min(range(len(settings)), key=lambda i: taken[i])
     if what == "threads":
         best = min((i for i, t in enumerate(taken) if t * LEANER <= taken[best]), key=lambda i: settings[i])
+    elif what == "memory":
+        best = len(settings) - 1 if taken[-1] * KEPT <= taken[0] else 0
     elif taken[best] * worth > taken[0]:
         best = 0
     elif what == "precision" and not _same_losses(run, trial, before, knobs[best]):
