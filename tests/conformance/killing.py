@@ -35,7 +35,15 @@ FIRST = ("mlp", "resnet", "bag", "gpt", "bert", "transformer", "autoencoder", "d
 
 
 def objective_of(name: str, seed: int = 0) -> tuple[DataSpec, Objective]:
-    """Return an objective of the catalog on the data of its example, around a model that can serve it."""
+    """Return an objective of the catalog on the data of its example, around a model that can serve it.
+
+    Args:
+        name: of the objective, or of a wrapper and what it is around: sam(supervised).
+    """
+    if name.endswith(")"):
+        outer, _, rest = name[:-1].partition("(")
+        wrapper, (spec, inner) = catalog.find("wrappers", outer), objective_of(rest, seed)
+        return spec, wrapper.module.build(wrapper.config, spec, inner)
     entry = catalog.find("objectives", name)
     spec = entry.module.example()
     torch.manual_seed(seed)

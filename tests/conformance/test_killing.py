@@ -1,6 +1,6 @@
 """Every objective of the catalog, killed in a step and in a save and gone on with, ends as if nothing had been.
 
-So do some with their steps recorded.
+So do some with wrappers around them, and some with their steps recorded.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ FORMS = [
     ("adversarial", "recorded"),
     ("next_token", "recorded"),
 ]
+WRAPPED = [
+    ("sam(mixup(supervised))", ""),
+    ("adversarial_training(supervised)", "recorded"),
+]
 
 
-@pytest.mark.parametrize(("name", "form"), [*PLAIN, *FORMS])
+@pytest.mark.parametrize(("name", "form"), [*PLAIN, *FORMS, *WRAPPED])
 def test_killed_and_resumed_equals_undisturbed_and_the_seed_decides(
     name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
