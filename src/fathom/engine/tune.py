@@ -117,14 +117,11 @@ def _choose(run: Run, trial: Trial, before: Snapshot, what: str, settings: Seque
     taken = trial.compare(knobs, seconds, worth)
     unit = "ms a step" if trial.rows == trial.whole else f"ms for {trial.rows} rows"
     why = "; ".join(f"{_say(what, v)}: {s * 1e3:.3g} {unit}" for v, s in zip(settings, taken, strict=True))
-    best = min(range(len(settings)), key=lambda i: taken[i])
     if what == "threads":
-        best = min((i for i, t in enumerate(taken) if t * LEANER <= taken[best]), key=lambda i: settings[i])
-    elif what == "memory":
-        best = len(settings) - 1 if taken[-1] * KEPT <= taken[0] else 0
-    elif taken[best] * worth > taken[0]:
-        best = 0
-    elif what == "precision" and not _same_losses(run, trial, before, knobs[best]):
+        best = min((i for i, t in enumerate(taken) if t * worth <= min(taken)), key=lambda i: settings[i])
+    else:  # the present setting, or its only alternative
+        best = int(taken[1] * worth <= taken[0])
+    if best and what == "precision" and not _same_losses(run, trial, before, knobs[best]):
         best, why = 0, f"{why}; but the losses differ"
     run.knobs = knobs[best]
     run.turn_knobs()
