@@ -137,12 +137,16 @@ class DataSpec:
     def kinds(self) -> frozenset[Kind]:
         return frozenset(f.kind for f in self.inputs)
 
+    @property
+    def given(self) -> str:
+        """The input columns, some of many, as a refusal of them names them."""
+        return ", ".join(f"'{f.name}' ({f.kind})" for f in self.inputs[:4]) or "none"
+
     def unless_one(self, kind: Kind) -> str | None:
         """Return why this is not one input column of that kind, as an entry's `accepts` does, or None where it is."""
         if len(self.inputs) == 1 and self.inputs[0].kind == kind:
             return None
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in self.inputs[:4]) or "none"
-        return f"it takes one {kind} column; the input columns are {given}"
+        return f"it takes one {kind} column; the input columns are {self.given}"
 
     def unless_all(self, *kinds: Kind) -> str | None:
         """Return why these are not input columns of those kinds alone, as an entry's `accepts` does, or None."""

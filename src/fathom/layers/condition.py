@@ -1,12 +1,13 @@
 """What an image model is told beside the image: how much noise there is, and which class to make or what is to be seen.
 
-    label_classes      how many classes the data's first target has
-    unless_classes     why images of a target's classes cannot be asked for
-    unless_captions    why these columns are not images, perhaps with captions
-    sinusoids          times as sines and cosines
-    TimeEmbedding      times -> vectors
-    LabelEmbedding     classes, and one that stands for none -> vectors
-    CaptionEmbedding   texts, and none -> vectors
+    label_classes         how many classes the data's first target has
+    unless_classes        why images of a target's classes cannot be asked for
+    unless_captions       why these columns are not images, perhaps with captions
+    categories_as_texts   what to do where captions were taken for classes
+    sinusoids             times as sines and cosines
+    TimeEmbedding         times -> vectors
+    LabelEmbedding        classes, and one that stands for none -> vectors
+    CaptionEmbedding      texts, and none -> vectors
 
 Source: Ho, Jain, Abbeel, Denoising Diffusion Probabilistic Models, 2020 (the sines and cosines are those of Vaswani et
 al., Attention Is All You Need, 2017); the class that stands for none is that of Ho, Salimans, Classifier-Free Diffusion
@@ -49,11 +50,14 @@ def unless_captions(spec: DataSpec) -> str | None:
     images, texts = len(spec.images), len(spec.texts)
     if images == 1 and texts <= 1 and len(spec.inputs) == images + texts:
         return None
-    given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-    why = f"it takes one image column, and perhaps one text column that says what is to be seen; there are {given}"
-    if spec.categories:  # captions that repeat look like classes
-        why += f" (to read categories as texts, set data.kinds.{spec.categories[0].name}=text)"
-    return why
+    why = "it takes one image column, and perhaps one text column that says what is to be seen"
+    return f"{why}; there are {spec.given}{categories_as_texts(spec)}"
+
+
+def categories_as_texts(spec: DataSpec) -> str:
+    """Return how a refusal ends where texts are missed: captions that repeat look like classes."""
+    names = [field.name for field in spec.categories[:1]]
+    return "".join(f" (to read categories as texts, set data.kinds.{name}=text)" for name in names)
 
 
 def sinusoids(time: Tensor, size: int) -> Tensor:

@@ -63,8 +63,7 @@ presets: dict[str, Config] = {}
 def accepts(spec: DataSpec) -> str | None:
     """Return why such a model cannot take such data, or None."""
     if len(spec.inputs) != 1 or spec.inputs[0].kind not in ("text", "image"):
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it takes one column of texts or images; the input columns are {given}"
+        return f"it takes one column of texts or images; the input columns are {spec.given}"
     return None
 
 

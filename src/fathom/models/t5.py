@@ -66,8 +66,7 @@ presets: dict[str, Config] = {
 def accepts(spec: DataSpec) -> str | None:
     """Return why this model cannot take such data, or None."""
     if len(spec.inputs) != 1 or spec.inputs[0].kind != "text":
-        given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-        return f"it reads one text column; the input columns are {given}"
+        return f"it reads one text column; the input columns are {spec.given}"
     read, written = spec.inputs[0], _written(spec)
     if written is not None and written.vocabulary != read.vocabulary:
         return (

@@ -32,6 +32,7 @@ from fathom.core.modes import modes_kept
 from fathom.core.objective import Objective
 from fathom.core.roles import Towers
 from fathom.core.types import Batch, DataSpec, Features, Field, Loss, Stats
+from fathom.layers.condition import categories_as_texts
 from fathom.layers.probe import asking
 from fathom.layers.similar import one_vector, unit
 from fathom.layers.views import Views
@@ -71,11 +72,8 @@ def accepts(spec: DataSpec) -> str | None:
     """Return why this objective cannot learn from such data, or None."""
     if _method(spec):
         return None
-    given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.inputs[:4]) or "none"
-    why = f"it takes one image column, one or two text columns, or an image beside texts; the columns are {given}"
-    if spec.categories:  # captions that repeat look like classes
-        why += f" (to read categories as texts, set data.kinds.{spec.categories[0].name}=text)"
-    return why
+    why = "it takes one image column, one or two text columns, or an image beside texts"
+    return f"{why}; the columns are {spec.given}{categories_as_texts(spec)}"
 
 
 def suggests(spec: DataSpec) -> str | None:
