@@ -1,5 +1,7 @@
 """Generative adversarial learning against the papers' formulas written out in numpy."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from fathom.models import dcgan, lenet, resnet_gan
 from fathom.objectives import adversarial
 from fathom.objectives.adversarial import Config
 from tests.conformance.samples import batch_of
+from tests.objectives.stopping import whole_and_resumed
 
 IMAGE = Field(name="image", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,)))
 LABEL = Field(name="label", kind="category", classes=("a", "b", "c"), counts=(8, 8, 8))
@@ -199,20 +202,8 @@ def test_classes_can_be_asked_for_where_they_were_told():
 @pytest.mark.parametrize("kind", ["hinge", "wasserstein"])
 def test_a_run_stopped_and_resumed_ends_with_the_same_weights(kind, tmp_path):
     plan = Plan(epochs=4, batch_size=8, threads=1, precision="fp32", accumulate=2, keep="last")
-    ends = []
-    for stops in (False, True):
-        task = network(kind=kind, judge_steps=2)
-        data = TrainingData(train=TensorStore(batch_of(TOLD, 24)), valid=TensorStore(batch_of(TOLD, 16, seed=1)))
-        if stops:
-            records = train(task, data, plan, tmp_path / str(stops))
-            for record in records:
-                if type(record).__name__ == "Epoch" and record.epoch == 2:
-                    records.close()
-                    break
-            task = network(kind=kind, judge_steps=2, seed=5)
-        for _ in train(task, data, plan, tmp_path / str(stops), resume=stops):
-            pass
-        ends.append({key: value.clone() for key, value in task.state_dict().items()})
+    data = TrainingData(train=TensorStore(batch_of(TOLD, 24)), valid=TensorStore(batch_of(TOLD, 16, seed=1)))
+    ends = whole_and_resumed(partial(network, kind=kind, judge_steps=2), data, plan, tmp_path, after=2)
     assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
 
 

@@ -18,6 +18,7 @@ from fathom.models import autoencoder, lenet
 from fathom.objectives import autoencode
 from fathom.objectives.autoencode import Config, largest
 from tests.conformance.samples import batch_of
+from tests.objectives.stopping import whole_and_resumed
 
 IMAGE = Field(name="photo", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,)))
 TABLE = (
@@ -233,22 +234,10 @@ class _Loss(torch.nn.Module):
 @pytest.mark.parametrize("kind", ["denoising", "variational", "quantised"])
 def test_a_run_stopped_and_resumed_ends_with_the_same_weights(kind, tmp_path):
     plan = Plan(epochs=4, batch_size=8, threads=1, precision="fp32", accumulate=2)
-    ends = []
-    for stops in (False, True):
-        options = {"variational": kind == "variational", "kind": kind, "groups": 2, "entries": 4}
-        task, _ = objective(*TABLE, **options)
-        spec = task.spec
-        data = TrainingData(train=TensorStore(batch_of(spec, 40)), valid=TensorStore(batch_of(spec, 16, seed=1)))
-        if stops:
-            records = train(task, data, plan, tmp_path / str(stops))
-            for record in records:
-                if type(record).__name__ == "Epoch" and record.epoch == 2:
-                    records.close()
-                    break
-            task, _ = objective(*TABLE, seed=5, **options)
-        for _ in train(task, data, plan, tmp_path / str(stops), resume=stops):
-            pass
-        ends.append({key: value.clone() for key, value in task.state_dict().items()})
+    options = {"variational": kind == "variational", "kind": kind, "groups": 2, "entries": 4}
+    spec = objective(*TABLE, **options)[0].spec
+    data = TrainingData(train=TensorStore(batch_of(spec, 40)), valid=TensorStore(batch_of(spec, 16, seed=1)))
+    ends = whole_and_resumed(lambda **seed: objective(*TABLE, **seed, **options)[0], data, plan, tmp_path, after=2)
     assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
 
 

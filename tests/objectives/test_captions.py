@@ -1,5 +1,7 @@
 """Images made of what is said in words: how captions are read, led towards, left out, and learned."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from fathom.objectives import diffuse
 from fathom.objectives.diffuse import Asked, Config
 from tests.conformance.samples import batch_of
 from tests.objectives.differences import as_differences_say
+from tests.objectives.stopping import whole_and_resumed
 
 IMAGE = Field(name="image", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,)))
 WORDS = Field(name="caption", kind="text", shape=(6,), vocabulary=12)
@@ -118,20 +121,8 @@ def test_gradients_of_what_reads_captions_are_those_of_differences() -> None:
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_a_run_stopped_and_resumed_ends_with_the_same_weights(name, tmp_path) -> None:
     plan = Plan(epochs=3, batch_size=8, threads=1, precision="fp32", accumulate=2, average=0.9)
-    ends = []
-    for stops in (False, True):
-        task = built(BOTH, name=name)
-        data = TrainingData(train=TensorStore(batch_of(BOTH, 24)), valid=TensorStore(batch_of(BOTH, 8, seed=1)))
-        if stops:
-            records = train(task, data, plan, tmp_path / str(stops))
-            for record in records:
-                if type(record).__name__ == "Epoch" and record.epoch == 1:
-                    records.close()
-                    break
-            task = built(BOTH, seed=5, name=name)
-        for _ in train(task, data, plan, tmp_path / str(stops), resume=stops):
-            pass
-        ends.append({key: value.clone() for key, value in task.state_dict().items()})
+    data = TrainingData(train=TensorStore(batch_of(BOTH, 24)), valid=TensorStore(batch_of(BOTH, 8, seed=1)))
+    ends = whole_and_resumed(partial(built, BOTH, name=name), data, plan, tmp_path, after=1)
     assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
 
 

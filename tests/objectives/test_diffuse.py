@@ -1,5 +1,7 @@
 """Diffusion against diffusers' schedulers, step for step, and the papers' formulas."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from fathom.models import dit, lenet, unet
 from fathom.objectives import diffuse
 from fathom.objectives.diffuse import Asked, Config
 from tests.conformance.samples import batch_of
+from tests.objectives.stopping import whole_and_resumed
 
 IMAGE = Field(name="image", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,)))
 LABEL = Field(name="label", kind="category", classes=("a", "b", "c"), counts=(8, 8, 8))
@@ -246,20 +249,8 @@ def test_images_are_the_same_for_the_same_seed_and_the_class_is_heard():
 @pytest.mark.parametrize("learn", ["velocity", "flow"])
 def test_a_run_stopped_and_resumed_ends_with_the_same_weights(learn, tmp_path):
     plan = Plan(epochs=4, batch_size=8, threads=1, precision="fp32", accumulate=2, average=0.9)
-    ends = []
-    for stops in (False, True):
-        task = network(learn=learn)
-        data = TrainingData(train=TensorStore(batch_of(TOLD, 24)), valid=TensorStore(batch_of(TOLD, 16, seed=1)))
-        if stops:
-            records = train(task, data, plan, tmp_path / str(stops))
-            for record in records:
-                if type(record).__name__ == "Epoch" and record.epoch == 2:
-                    records.close()
-                    break
-            task = network(seed=5, learn=learn)
-        for _ in train(task, data, plan, tmp_path / str(stops), resume=stops):
-            pass
-        ends.append({key: value.clone() for key, value in task.state_dict().items()})
+    data = TrainingData(train=TensorStore(batch_of(TOLD, 24)), valid=TensorStore(batch_of(TOLD, 16, seed=1)))
+    ends = whole_and_resumed(partial(network, learn=learn), data, plan, tmp_path, after=2)
     assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
 
 

@@ -17,6 +17,7 @@ from fathom.models import lenet, unet
 from fathom.objectives import translate_image
 from fathom.objectives.translate_image import Config
 from tests.conformance.samples import batch_of
+from tests.objectives.stopping import whole_and_resumed
 
 GREY = Field(name="image", kind="image", shape=(1, 12, 12), stats=Stats(mean=(100.0,), std=(50.0,)))
 COLOUR = Field(name="image", kind="image", shape=(3, 12, 12), stats=Stats(mean=(100.0,) * 3, std=(50.0,) * 3))
@@ -136,21 +137,11 @@ def test_a_phase_gives_the_other_network_no_gradient(phase):
 @pytest.mark.parametrize("what", ["denoise", "inpaint"])
 def test_a_run_stopped_and_resumed_ends_with_the_same_weights(what, tmp_path):
     plan = Plan(epochs=4, batch_size=8, threads=1, precision="fp32", accumulate=2)
-    ends = []
-    for stops in (False, True):
-        task, _ = objective(what=what, adversarial=0.1)
-        spec = DataSpec(inputs=(GREY,), rows=24)
-        data = TrainingData(train=TensorStore(batch_of(spec, 24)), valid=TensorStore(batch_of(spec, 8, seed=1)))
-        if stops:
-            records = train(task, data, plan, tmp_path / str(stops))
-            for record in records:
-                if type(record).__name__ == "Epoch" and record.epoch == 2:
-                    records.close()
-                    break
-            task, _ = objective(what=what, adversarial=0.1, seed=5)
-        for _ in train(task, data, plan, tmp_path / str(stops), resume=stops):
-            pass
-        ends.append({key: value.clone() for key, value in task.state_dict().items()})
+    spec = DataSpec(inputs=(GREY,), rows=24)
+    data = TrainingData(train=TensorStore(batch_of(spec, 24)), valid=TensorStore(batch_of(spec, 8, seed=1)))
+    ends = whole_and_resumed(
+        lambda **seed: objective(what=what, adversarial=0.1, **seed)[0], data, plan, tmp_path, after=2
+    )
     assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
 
 

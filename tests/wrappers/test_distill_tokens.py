@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from fathom.models import bert, gpt, t5
 from fathom.wrappers._tokens import inherit
 from tests.conformance.samples import batch_of
 from tests.objectives.differences import as_differences_say
+from tests.objectives.stopping import whole_and_resumed
 from tests.wrappers.earlier import Earlier
 
 TITLE, BODY = (Field(name=n, kind="text", shape=(t,), vocabulary=v) for n, t, v in (("a", 5, 20), ("b", 9, 30)))
@@ -165,19 +167,9 @@ def test_accumulated_uneven_parts_give_the_gradient_of_the_whole() -> None:
 def test_a_run_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
     plan = Plan(epochs=3, batch_size=4, threads=1, precision="fp32", average=0.9, accumulate=2)
     data = TrainingData(train=TensorStore(batch_of(TWO, 16)), valid=TensorStore(batch_of(TWO, 8, seed=1)))
-    ends = []
-    for stops in (False, True):
-        task = student("masked_token", "distilbert", features=0.1)
-        if stops:
-            records = train(task, data, plan, tmp_path / str(stops))
-            for record in records:
-                if type(record).__name__ == "Epoch" and record.epoch == 1:
-                    records.close()
-                    break
-            task = student("masked_token", "distilbert", features=0.1, seed=5)
-        for _ in train(task, data, plan, tmp_path / str(stops), resume=stops):
-            pass
-        ends.append({key: value.clone() for key, value in task.state_dict().items()})
+    ends = whole_and_resumed(
+        partial(student, "masked_token", "distilbert", features=0.1), data, plan, tmp_path, after=1
+    )
     assert ends[0].keys() == ends[1].keys()
     assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
     assert not any("_teacher" in key for key in ends[0])

@@ -1,5 +1,6 @@
 """Perceptual losses against numpy, and what a picture's look is."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fathom.objectives import supervised, translate_image
 from fathom.wrappers import perceive
 from fathom.wrappers.perceive import Config, gram
 from tests.conformance.samples import batch_of
+from tests.objectives.stopping import whole_and_resumed
 
 IMAGE = Field(name="image", kind="image", shape=(1, 12, 12), stats=Stats(mean=(100.0,), std=(50.0,)))
 LABEL = Field(name="label", kind="category", classes=("a", "b"), counts=(8, 8))
@@ -113,20 +115,8 @@ def test_what_is_learned_is_nearer_in_features_than_without() -> None:
 
 def test_a_run_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
     plan = Plan(epochs=4, batch_size=8, threads=1, precision="fp32", accumulate=2)
-    ends = []
-    for stops in (False, True):
-        task = wrapped(Known())
-        data = TrainingData(train=TensorStore(batch_of(SPEC, 24)), valid=TensorStore(batch_of(SPEC, 8, seed=1)))
-        if stops:
-            records = train(task, data, plan, tmp_path / str(stops))
-            for record in records:
-                if type(record).__name__ == "Epoch" and record.epoch == 2:
-                    records.close()
-                    break
-            task = wrapped(Known(), seed=5)
-        for _ in train(task, data, plan, tmp_path / str(stops), resume=stops):
-            pass
-        ends.append({key: value.clone() for key, value in task.state_dict().items()})
+    data = TrainingData(train=TensorStore(batch_of(SPEC, 24)), valid=TensorStore(batch_of(SPEC, 8, seed=1)))
+    ends = whole_and_resumed(partial(wrapped, Known()), data, plan, tmp_path, after=2)
     assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
 
 
