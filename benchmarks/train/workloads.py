@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,13 +67,19 @@ def _table(rows: int) -> Arrays:
 
 def _fashion(rows: int) -> Arrays:
     import polars as pl
+
+    x, y = fashion(pl.read_parquet(SAMPLE).head(rows))
+    return {"x": x, "y": y}
+
+
+def fashion(frame: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return scaled pixels [N, 1, 28, 28] and numbers of classes [N] of rows of the bundled sample."""
     from PIL import Image
 
-    frame = pl.read_parquet(SAMPLE).head(rows)
     pictures = [np.asarray(Image.open(io.BytesIO(each["bytes"]))) for each in frame["image"]]
     names = sorted(set(frame["label"]))
     x = (np.stack(pictures).astype(np.float32) / 255 - 0.286) / 0.353
-    return {"x": x[:, None], "y": np.array([names.index(label) for label in frame["label"]])}
+    return x[:, None], np.array([names.index(label) for label in frame["label"]])
 
 
 def _markov(rows: int, length: int, vocabulary: int, seed: int) -> np.ndarray:
