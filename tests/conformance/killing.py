@@ -15,7 +15,7 @@ from fathom.core import catalog, files
 from fathom.core.objective import Objective
 from fathom.core.types import DataSpec, TrainingData
 from fathom.data import TensorStore
-from fathom.engine import loop
+from fathom.engine import loop, step
 from fathom.engine.loop import train
 from fathom.engine.plan import Plan
 from tests.conformance.samples import batch_of
@@ -69,13 +69,17 @@ def run(
 
     Args:
         kill: "step" or "save", in which the process ends itself; "": it does not.
-        form: of whole steps, "recorded"; "": plain ones in two parts.
+        form: of whole steps, "recorded" or "compiled"; "": plain ones in two parts.
     """
     plan = replace(PLAN, accumulate=1, form=form, epochs=4) if form else PLAN  # type: ignore[arg-type]
     torch.set_num_threads(1)
+    if form == "compiled":  # in this process: workers would outlive it, and its parent wait for them
+        torch._inductor.config.compile_threads = 1
     loop.LOOK_SECONDS, loop.SHARE = 0.0, float("inf")  # a checkpoint after each step
     spec, task = objective_of(name, seed=3 if resume else 0)
-    if kill == "step":
+    if kill == "step" and form:  # what is played back or compiled does not call the objective
+        _count(step.Stepper, "_apply", 6 * len(task.phases()) + 1)
+    elif kill == "step":
         _count(task, "losses", 4 * len(task.phases()) + 2)
     elif kill == "save":
         _count(files.os, "replace", 3)

@@ -1,6 +1,6 @@
 """Every objective of the catalog, killed in a step and in a save and gone on with, ends as if nothing had been.
 
-So do some with wrappers around them, and some with their steps recorded.
+So do some with wrappers around them, and some with their steps recorded or compiled.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ FORMS = [
     ("supervised", "recorded"),
     ("adversarial", "recorded"),
     ("next_token", "recorded"),
+    ("supervised", "compiled"),
+    ("adversarial", "compiled"),
 ]
 WRAPPED = [
     ("sam(mixup(supervised))", ""),

@@ -7,6 +7,7 @@ Random numbers are drawn by the plain kernels, so that dropout and noise are tho
 from __future__ import annotations
 
 import shutil
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ class CompiledLosses:
             loss = objective.losses(batch, phase)
             return loss.total, dict(loss.parts), loss.weight, [(term.total, term.weight) for term in loss.terms]
 
+        # The compiler counts, and limits, how often code is compiled anew: each objective is to have its own.
+        own = FunctionType(price.__code__.replace(), price.__globals__, closure=price.__closure__)
         options: dict[str, Any] = {"fallback_random": True}
-        self._price = torch.compile(price, fullgraph=True, dynamic=False, options=options)
+        self._price = torch.compile(own, fullgraph=True, dynamic=False, options=options)
         self._worked = False
 
     def __call__(self, batch: Batch, phase: str = "main") -> Loss:
