@@ -90,7 +90,8 @@ def main() -> None:
 def elbo(given: argparse.Namespace) -> dict[str, Any]:
     """Both variational autoencoders: Fathom's, then the same network in plain PyTorch for as many epochs."""
     sets = ["model.code=20", "model.hidden=[400]", "objective.pixels=bernoulli", "engine.batch_size=128"]
-    task, material, epochs, _ = learn(given, "variational", "vae_dense", [*sets, "engine.learning_rate=1e-3"], 0.6)
+    sets += ["engine.learning_rate=1e-3", "engine.schedule=constant", "engine.warmup=0.0"]  # as the plain loop has it
+    task, material, epochs, _ = learn(given, "variational", "vae_dense", sets, 0.6)
     ours = means(task, material.test.prepared.store)
     images = {part: pixels(getattr(material, part)) for part in ("train", "test")}
     theirs = plain_vae(images["train"], images["test"], epochs, 0.0 if given.epochs else given.budget * 0.4)
