@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fathom.core.config import option
+from fathom.core.conventions import batch_size
 from fathom.core.errors import ConfigError
 
 USUAL_LEARNING_RATE = {"adamw": 1e-3, "adam": 1e-3, "sgd": 0.1, "rmsprop": 1e-3, "lion": 1e-4, "muon": 0.02}
@@ -74,13 +75,8 @@ class Plan:
             self,
             learning_rate=self.learning_rate or USUAL_LEARNING_RATE[self.optimizer],
             epochs=self.epochs or (WITHOUT_END if self.minutes else USUAL_EPOCHS),
-            batch_size=min(self.batch_size or _usual_batch(rows), max(rows, 1)),
+            batch_size=min(self.batch_size or batch_size(rows, most=256), max(rows, 1)),
         )
-
-
-def _usual_batch(rows: int) -> int:
-    """The power of two below a fiftieth of the rows, between 16 and 256."""
-    return max(16, min(256, 1 << max(0, (rows // 50).bit_length() - 1)))
 
 
 def _require(plan: Plan, name: str, holds: bool, expected: str) -> None:

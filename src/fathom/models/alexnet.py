@@ -25,6 +25,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fathom.core.config import at_least, below_one, option
+from fathom.core.conventions import batch_size, imagenet
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.image import Normalize
@@ -75,17 +76,12 @@ def example() -> DataSpec:
 
 def paper() -> DataSpec:
     """Return photographs of a thousand things, as in the paper."""
-    stats = Stats(mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
-    return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(3, 224, 224), stats=stats),),
-        targets=(Field(name="label", kind="category", classes=tuple(map(str, range(1000))), counts=(1281,) * 1000),),
-        rows=1_281_167,
-    )
+    return imagenet()
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with. The fully connected layers get the paper's optimiser, and its weight decay."""
-    shared = {"batch_size": min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1)), "warmup": 0.1}
+    shared = {"batch_size": batch_size(spec.rows), "warmup": 0.1}
     if config.hidden:
         sgd = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "epochs": 90}
         return {"engine": {**sgd, **shared}, "augment": {"shift": 0.08, "flip": "auto"}}

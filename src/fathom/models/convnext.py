@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fathom.core.config import at_least, option
+from fathom.core.conventions import batch_size, imagenet
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -74,11 +75,7 @@ def example() -> DataSpec:
 
 def paper() -> DataSpec:
     """Return the data of the paper: ImageNet, at 224 pixels."""
-    return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(3, 224, 224)),),
-        targets=(Field(name="label", kind="category", classes=tuple(f"class {i}" for i in range(1000))),),
-        rows=1_281_167,
-    )
+    return imagenet()
 
 
 def build(config: Config, spec: DataSpec) -> ConvNeXt:
@@ -106,7 +103,7 @@ def build(config: Config, spec: DataSpec) -> ConvNeXt:
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with: AdamW as in the paper, with more passes over fewer rows."""
     epochs = round(20 * math.sqrt(max(1.0, 9_000 / max(spec.rows, 1))))
-    batch = min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1))  # small enough for some fifty steps a pass
+    batch = batch_size(spec.rows)
     return {
         "engine": {
             "learning_rate": 2e-3 if max(config.widths, default=0) <= 384 else 1e-3,

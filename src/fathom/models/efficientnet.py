@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from fathom.core.config import option
+from fathom.core.conventions import batch_size, imagenet
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -105,11 +106,7 @@ def example() -> DataSpec:
 
 def paper() -> DataSpec:
     """Return the data of the paper: ImageNet, at the 224 pixels of the smallest network."""
-    return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(3, 224, 224)),),
-        targets=(Field(name="label", kind="category", classes=tuple(f"class {i}" for i in range(1000))),),
-        rows=1_281_167,
-    )
+    return imagenet()
 
 
 def build(config: Config, spec: DataSpec) -> EfficientNet:
@@ -135,7 +132,7 @@ def build(config: Config, spec: DataSpec) -> EfficientNet:
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with: more passes over fewer rows."""
     epochs = round(20 * math.sqrt(max(1.0, 9_000 / max(spec.rows, 1))))
-    batch = min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1))  # small enough for some fifty steps a pass
+    batch = batch_size(spec.rows)
     return {
         "engine": {
             "learning_rate": 4e-3,

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.config import option
+from fathom.core.conventions import batch_size
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
 from fathom.layers.image import Normalize
@@ -74,7 +75,7 @@ def paper() -> DataSpec:
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with: so small a network gains from many passes, and from images that move little."""
-    batch = min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1))
+    batch = batch_size(spec.rows)
     epochs = max(20, min(100, round(20 * (60_000 / max(spec.rows, 1)) ** 0.5)))
     return {
         "engine": {

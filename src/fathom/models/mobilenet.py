@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import option
+from fathom.core.conventions import batch_size, imagenet
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -150,11 +151,7 @@ def example() -> DataSpec:
 
 def paper() -> DataSpec:
     """Return the data of the papers: ImageNet, at 224 pixels."""
-    return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(3, 224, 224)),),
-        targets=(Field(name="label", kind="category", classes=tuple(f"class {i}" for i in range(1000))),),
-        rows=1_281_167,
-    )
+    return imagenet()
 
 
 def build(config: Config, spec: DataSpec) -> MobileNet:
@@ -180,7 +177,7 @@ def build(config: Config, spec: DataSpec) -> MobileNet:
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with: more passes over fewer rows."""
     epochs = round(20 * math.sqrt(max(1.0, 9_000 / max(spec.rows, 1))))
-    batch = min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1))  # small enough for some fifty steps a pass
+    batch = batch_size(spec.rows)
     return {
         "engine": {
             "learning_rate": 4e-3,

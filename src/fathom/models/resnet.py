@@ -21,6 +21,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fathom.core.config import at_least, option
+from fathom.core.conventions import batch_size, imagenet
 from fathom.core.errors import ConfigError
 from fathom.core.mirror import mirrors_alike
 from fathom.core.published import Match
@@ -91,11 +92,12 @@ def example() -> DataSpec:
 
 def paper(preset: str = "") -> DataSpec:
     """Return the data of the paper: ImageNet at 224 pixels, and CIFAR-10 for the presets with a stem for it."""
-    side, classes, rows = (32, 10, 50_000) if preset.endswith("cifar") else (224, 1000, 1_281_167)
+    if not preset.endswith("cifar"):
+        return imagenet()
     return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(3, side, side)),),
-        targets=(Field(name="label", kind="category", classes=tuple(f"class {i}" for i in range(classes))),),
-        rows=rows,
+        inputs=(Field(name="image", kind="image", shape=(3, 32, 32)),),
+        targets=(Field(name="label", kind="category", classes=tuple(f"class {i}" for i in range(10))),),
+        rows=50_000,
     )
 
 
@@ -131,7 +133,7 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     narrow = max(config.widths, default=0) <= 256
     passes = 10 if narrow else 30
     epochs = round(passes * math.sqrt(max(1.0, 9_000 / max(spec.rows, 1))))
-    batch = min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1))  # small enough for some fifty steps a pass
+    batch = batch_size(spec.rows)
     muon = {"optimizer": "muon", "learning_rate": 0.04, "weight_decay": 0.1, "schedule": "linear", "warmup": 0.2}
     sgd = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.1}
     shared = {"momentum": 0.9, "batch_size": batch, "epochs": min(100, epochs), "average": 0.99, "clip": 0.0}

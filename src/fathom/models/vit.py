@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.config import at_least, below_one, option
+from fathom.core.conventions import batch_size, imagenet
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -78,16 +79,13 @@ def example() -> DataSpec:
 
 def paper() -> DataSpec:
     """Return the images of ImageNet."""
-    return DataSpec(
-        inputs=(Field(name="image", kind="image", shape=(3, 224, 224)),),
-        targets=(Field(name="label", kind="category", classes=tuple(map(str, range(1000)))),),
-    )
+    return imagenet()
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with: many passes, for it must learn which pixels are neighbours."""
     epochs = round(20 * math.sqrt(max(1.0, 9_000 / max(spec.rows, 1))))
-    batch = min(128, 1 << max(4, (spec.rows // 50).bit_length() - 1))  # small enough for some fifty steps a pass
+    batch = batch_size(spec.rows)
     rate = 1e-3 if config.width <= 256 else 5e-4
     return {
         "engine": {

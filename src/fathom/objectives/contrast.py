@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import at_least, option
+from fathom.core.conventions import batch_size
 from fathom.core.errors import ConfigError
 from fathom.core.modes import modes_kept
 from fathom.core.objective import Objective
@@ -90,7 +91,7 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     if not spec.images:
         return {"engine": {"batch_size": 64, "epochs": max(1, min(20, epochs // 5))}}
     engine = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 0.05}
-    batch = min(256, 1 << max(4, (spec.rows // 20).bit_length() - 1))
+    batch = batch_size(spec.rows, most=256, steps=20)
     size = {"batch_size": batch, "epochs": epochs}
     if _method(spec) == "views":
         return {"engine": size, "augment": {"shift": 0.0, "flip": "no"}}

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.config import at_least, option
+from fathom.core.conventions import batch_size
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.roles import Patches
@@ -72,7 +73,7 @@ def suggests(spec: DataSpec) -> str | None:
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with: many passes, each cheap. It varies images by itself."""
     engine = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "beta2": 0.95, "warmup": 0.1}
-    batch = min(256, 1 << max(4, (spec.rows // 20).bit_length() - 1))
+    batch = batch_size(spec.rows, most=256, steps=20)
     epochs = max(20, min(200, round(800_000 / max(spec.rows, 1))))
     return {
         "engine": {**engine, "schedule": "cosine", "batch_size": batch, "epochs": epochs},

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.config import at_least, below_one, option
+from fathom.core.conventions import batch_size
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.roles import Patches
@@ -71,7 +72,7 @@ def accepts(spec: DataSpec) -> str | None:
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with. The last state is kept: the loss says little of how good the features are."""
     engine = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.04, "schedule": "cosine", "warmup": 0.1}
-    batch = min(256, 1 << max(4, (spec.rows // 20).bit_length() - 1))
+    batch = batch_size(spec.rows, most=256, steps=20)
     epochs = max(10, min(100, round(300_000 / max(spec.rows, 1))))
     return {
         "engine": {**engine, "clip": 3.0, "keep": "last", "average": 0.0, "batch_size": batch, "epochs": epochs},
