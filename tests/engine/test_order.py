@@ -28,6 +28,27 @@ def test_no_last_batch_of_one_row() -> None:
     assert [len(b) for b in order.batches(129, 128, 0, 0)] == [65, 64]
 
 
+@given(values=st.lists(st.integers(0, 5), min_size=1, max_size=200), count=st.integers(1, 5), seed=st.integers(0, 99))
+def test_rows_of_a_value_stand_together_and_each_stands_once(values: list[int], count: int, seed: int) -> None:
+    of_row = torch.tensor(values)
+    (found,) = order.batches(len(values), len(values), seed, 0, of_row, count)
+    assert sorted(found.tolist()) == list(range(len(values)))
+    left, at = [values.count(value) for value in range(6)], 0
+    while at < len(found):
+        value = int(of_row[found[at]])
+        size = min(count, left[value])
+        assert of_row[found[at : at + size]].tolist() == [value] * size
+        left[value] -= size
+        at += size
+
+
+def test_bundles_are_spread_over_the_epoch() -> None:
+    of_row = torch.arange(400) % 4
+    found = order.batches(400, 40, 0, 0, of_row, 4)
+    assert all(len(of_row[batch].unique()) >= 3 for batch in found)
+    assert not torch.equal(torch.cat(found), torch.cat(order.batches(400, 40, 0, 1, of_row, 4)))
+
+
 @given(st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=4))
 def test_mixed_seeds_fit_a_generator(numbers: list[int]) -> None:
     assert 0 <= order.mix(*numbers) < 2**63

@@ -21,11 +21,14 @@ class Objective(nn.Module, ABC):
         model: what is trained.
         predicts: the targets whose values `predict` returns, which are compared with the truth; None: all that the
             data has. An objective without any is measured by the means of its `metrics`.
+        together: a key of the batch, and how many rows that have the same value there shall stand in one batch, where
+            there are as many; None: rows stand as chance has it.
         soft_targets: whether `losses` takes category targets also as probabilities [B, C] (and cares for no other).
     """
 
     model: nn.Module
     predicts: tuple[Field, ...] | None = None
+    together: tuple[str, int] | None = None
     soft_targets: bool = False
 
     @abstractmethod

@@ -172,6 +172,10 @@ class Store(Protocol):
         """Return the samples at `index` [B] (int64), in that order."""
         ...
 
+    def column(self, key: str) -> Tensor:
+        """Return what all samples have at one key of the batch, [N, …]."""
+        ...
+
 
 class Augment(Protocol):
     """A random change of a whole training batch, on the device, drawing from torch's default generator."""

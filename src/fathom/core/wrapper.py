@@ -41,6 +41,10 @@ class Wrapper(Objective):
     def soft_targets(self) -> bool:  # type: ignore[override]
         return self.inner.soft_targets
 
+    @property
+    def together(self) -> tuple[str, int] | None:  # type: ignore[override]
+        return self.inner.together
+
     def kept(self) -> Objective:
         return self.inner.kept()
 

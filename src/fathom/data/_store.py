@@ -28,6 +28,9 @@ class TensorStore:
         batch = {key: column.index_select(0, index) for key, column in self.columns.items()}
         return {key: column.long() if column.dtype == torch.int32 else column for key, column in batch.items()}
 
+    def column(self, key: str) -> Tensor:
+        return self.columns[key]
+
 
 @dataclass(frozen=True)
 class Picked:
@@ -45,3 +48,6 @@ class Picked:
 
     def gather(self, index: Tensor) -> Batch:
         return self.store.gather(self.index[index])
+
+    def column(self, key: str) -> Tensor:
+        return self.store.column(key)[self.index]

@@ -73,6 +73,7 @@ class Run:
             shard.refuse_what_cannot(objective, plan.optimizer)
             self.sharding = shard.Sharding(objective, self.device, self.world.size)
         self.stepper = Stepper(objective, self.plan, self.device, self.world, self.sharding)
+        self.order = order.Order(data.train, self.plan.batch_size, plan.seed, objective.together)
         stream = order.mix(plan.seed, self.world.rank) if self.world.rank else plan.seed
         self.random = Randomness(stream, self.device)  # a process of its own varies its rows in a way of its own
         self.pace = Pace(
@@ -150,7 +151,7 @@ class Run:
     def batches(self) -> tuple[Tensor, ...]:
         """Return the row numbers of each batch of the present epoch."""
         self._epoch_began, self.epoch_rows = time.perf_counter(), 0
-        return order.batches(self.rows, self.plan.batch_size, self.plan.seed, self.epoch)
+        return self.order.batches(self.epoch)
 
     def train_on(self, index: Tensor) -> None:
         """Take one step on the rows at `index` [B].

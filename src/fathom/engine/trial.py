@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import torch
 
-from fathom.engine import order
 from fathom.engine.knobs import Knobs
 from fathom.engine.run import Run
 
@@ -29,7 +28,7 @@ class Trial:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.batches = order.batches(run.rows, run.plan.batch_size, run.plan.seed, 0)
+        self.batches = run.order.batches(0)
         self.whole = self.rows = len(self.batches[0])
         self._each = 0.0  # seconds that a row adds to a step; 0 where that is not known
 

@@ -5,7 +5,7 @@
 
 Rows become vectors of length one. Of triplets, those are learned from that are semi-hard: for each anchor and positive,
 the nearest of the negatives that lie farther than the positive; where all lie nearer, the farthest of them. They come
-from the batch, which therefore has to hold several rows of a class.
+from the batch, in which up to four rows of a class therefore stand together.
 
 Sources: Schroff, Kalenichenko, Philbin, FaceNet: A Unified Embedding for Face Recognition and Clustering, 2015; Deng,
 Guo, Xue, Zafeiriou, ArcFace: Additive Angular Margin Loss for Deep Face Recognition, 2019.
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import at_least, option
+from fathom.core.conventions import batch_size
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, DataSpec, Features, Field, Loss, Stats
@@ -32,6 +33,7 @@ REFERENCE = (
     "Schroff, Kalenichenko, Philbin, FaceNet: A Unified Embedding for Face Recognition and Clustering, 2015; "
     "Deng, Guo, Xue, Zafeiriou, ArcFace: Additive Angular Margin Loss for Deep Face Recognition, 2019"
 )
+ALIKE = 4  # rows of a class that stand together in a batch, so that there are triplets
 MARGINS = {"triplet": 0.2, "arcface": 0.5}
 
 
@@ -55,9 +57,9 @@ def accepts(spec: DataSpec) -> str | None:
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
-    """Return settings to train with: batches that hold several rows of a class."""
-    classes = len(spec.targets[0].classes)
-    return {"engine": {"batch_size": max(64, min(256, 1 << (4 * classes - 1).bit_length()))}}
+    """Return settings to train with: batches that hold several classes, and several rows of each."""
+    wanted = 1 << (ALIKE * len(spec.targets[0].classes) - 1).bit_length()
+    return {"engine": {"batch_size": max(64, min(wanted, batch_size(spec.rows, most=256)))}}
 
 
 def example() -> DataSpec:
@@ -93,6 +95,8 @@ class Metric(Objective):
         super().__init__()
         self.config, self.target, self.model = config, target, model
         self.margin = config.margin or MARGINS[config.method]
+        if config.method == "triplet":
+            self.together = (target.target_key, ALIKE)
         self.project = nn.Linear(int(model.width), config.width, bias=False)  # type: ignore[arg-type]
         if config.method == "arcface":
             self.directions = nn.Parameter(torch.randn(len(target.classes), config.width))  # one for each class
