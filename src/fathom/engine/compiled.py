@@ -7,6 +7,7 @@ Random numbers are drawn by the plain kernels, so that dropout and noise are tho
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -18,18 +19,12 @@ from fathom.core.types import Batch, Loss
 
 
 class CompiledLosses:
-    """Stands for `objective.losses`; compiles at the first call with each shape of batch."""
+    """Stands for `objective.losses`; compiles at the first call in each phase with each shape of batch."""
 
     def __init__(self, objective: Objective) -> None:
-        def price(batch: Batch, phase: str) -> tuple[Any, Any, Any, Any]:
-            loss = objective.losses(batch, phase)
-            return loss.total, dict(loss.parts), loss.weight, [(term.total, term.weight) for term in loss.terms]
-
-        # The compiler counts, and limits, how often code is compiled anew: each objective is to have its own.
-        own = FunctionType(price.__code__.replace(), price.__globals__, closure=price.__closure__)
-        options: dict[str, Any] = {"fallback_random": True}
-        self._price = torch.compile(own, fullgraph=True, dynamic=False, options=options)
-        self._worked = False
+        self._objective = objective
+        self._prices: dict[str, Callable[[Batch], tuple[Any, ...]]] = {}
+        self._worked: set[str] = set()
 
     def __call__(self, batch: Batch, phase: str = "main") -> Loss:
         """Return what `batch` costs.
@@ -37,19 +32,32 @@ class CompiledLosses:
         Raises:
             TrainingError: these losses cannot be compiled.
         """
-        if self._worked:
+        if phase in self._worked:
             return self._loss(batch, phase)
         try:
             found = self._loss(batch, phase)
         except Exception as error:  # the compiler's errors have no common root
             why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise TrainingError(f"The step cannot be compiled ({why}); give engine.form=recorded or plain.") from None
-        self._worked = True
+        self._worked.add(phase)
         return found
 
     def _loss(self, batch: Batch, phase: str) -> Loss:
-        total, parts, weight, terms = self._price(batch, phase)
+        if phase not in self._prices:
+            self._prices[phase] = _compiled(self._objective, phase)
+        total, parts, weight, terms = self._prices[phase](batch)
         return Loss(total, parts, weight, tuple(Loss(each, weight=units) for each, units in terms))
+
+
+def _compiled(objective: Objective, phase: str) -> Callable[[Batch], tuple[Any, ...]]:
+    def price(batch: Batch) -> tuple[Any, ...]:
+        loss = objective.losses(batch, phase)
+        return loss.total, dict(loss.parts), loss.weight, [(term.total, term.weight) for term in loss.terms]
+
+    # The compiler counts, and limits, how often code is compiled anew: each objective and phase is to have its own.
+    own = FunctionType(price.__code__.replace(), price.__globals__, closure=price.__closure__)
+    options: dict[str, Any] = {"fallback_random": True}
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
 def possible(device: torch.device) -> bool:
