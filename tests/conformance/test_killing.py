@@ -22,7 +22,6 @@ FORMS = [
     ("adversarial", "recorded"),
     ("next_token", "recorded"),
     ("supervised", "compiled"),
-    ("adversarial", "compiled"),
 ]
 WRAPPED = [
     ("sam(mixup(supervised))", ""),

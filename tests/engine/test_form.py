@@ -196,6 +196,13 @@ def test_a_run_in_pieces_equals_a_whole_one(form: str, tmp_path: Path, monkeypat
             assert ours.train["loss"] == pytest.approx(theirs.train["loss"], rel=0.01)
 
 
+def test_as_many_objectives_as_wanted_are_compiled_in_one_process() -> None:
+    with torch._dynamo.config.patch(recompile_limit=1):  # how often the compiler takes up the same piece of code
+        for rows in (6, 7):
+            batch = toys.data().train.gather(torch.arange(rows))
+            assert CompiledLosses(toys.Regression())(batch).total.isfinite()
+
+
 def test_losses_that_cannot_be_compiled_are_refused_with_one_sentence() -> None:
     batch = toys.data().train.gather(torch.arange(8))
     with pytest.raises(TrainingError, match=r"The step cannot be compiled \(.*engine.form=recorded or plain"):
