@@ -15,7 +15,7 @@ ROUNDS = (2, 7)  # least and most turns that settings take
 CLEAR = 0.05  # by which the gain of every turn is off what is worth it: no further turn is needed
 TURN = 0.06  # seconds that a setting is measured for in a turn, at most
 WARM = {"plain": 1, "recorded": 7, "compiled": 2}  # steps of each form before it is timed: recording, its proofs
-PART = 8  # rows of the smallest part of a batch that stands for a whole one
+PART = 8  # rows of the smallest part of a batch that stands for a whole one; of a batch below 32, a quarter
 WHOLE = 0.4  # seconds in which four steps on whole batches are taken, whatever the run's length
 
 
@@ -30,27 +30,28 @@ class Trial:
         self.run = run
         self.batches = run.order.batches(0)
         self.whole = self.rows = len(self.batches[0])
+        self.part = min(PART, max(1, self.whole // 4))
         self._each = 0.0  # seconds that a row adds to a step; 0 where that is not known
 
     def begin(self) -> float:
         """Return the seconds of a step on a whole batch: measured, or by those of two parts where it takes long."""
         small = 0.0
-        if self.whole > 4 * PART:
-            small, twice = self._part(PART), self._part(2 * PART)
-            self._each = max(0.0, twice - small) / PART
-            seconds = min(twice + (self.whole - 2 * PART) * self._each, twice * self.whole / (2 * PART))
+        if self.whole >= 4 * self.part:
+            small, twice = self._part(self.part), self._part(2 * self.part)
+            self._each = max(0.0, twice - small) / self.part
+            seconds = min(twice + (self.whole - 2 * self.part) * self._each, twice * self.whole / (2 * self.part))
             if 4 * seconds > WHOLE:
                 return seconds
         self.steps(1)
         seconds = self.mean(0.0)
-        self._each = max(0.0, seconds - small) / (self.whole - PART) if small else 0.0
+        self._each = max(0.0, seconds - small) / (self.whole - self.part) if small else 0.0
         return seconds
 
     def shrink(self, base: float, seconds: float) -> None:
         """Take steps of about so many seconds, on a part of a batch where a whole one takes longer (`base`)."""
         if base > seconds and self._each:
             fewer = int(self.whole - (base - seconds) / self._each)
-            self.rows = max(PART, fewer)
+            self.rows = max(self.part, fewer)
 
     def seconds(self, base: float) -> float:
         """Return the seconds of the steps that are taken, where one on a whole batch takes `base`."""
@@ -59,7 +60,7 @@ class Trial:
     def _part(self, rows: int) -> float:
         """Return the seconds of a step on so many rows of a batch."""
         self.rows, whole = rows, self.rows
-        self.steps(2)  # the first steps allocate and plan; they say little
+        self.steps(1)  # the first step allocates and plans; it says little
         seconds = min(self.steps(2))
         self.rows = whole
         return seconds
