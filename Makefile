@@ -8,12 +8,10 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/fathom fit fashion --out demo/fashion
 
-test: .venv/ready-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
-
-# The same tests, and which lines none of them reaches; counting them takes a while.
-cover: .venv/ready-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+# cover: the same tests, and which lines none of them reaches; counting them takes a while.
+cover: COUNTED := --cov --cov-report=term:skip-covered
+test cover: .venv/ready-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(COUNTED)
 
 lint: .venv/ready-test
 	$(BIN)/ruff check .

@@ -231,12 +231,12 @@ def neighbours(a: Any, train: pl.DataFrame, b: Any, test: pl.DataFrame, count: i
 
 
 def pixels(frame: pl.DataFrame) -> np.ndarray:
-    """Return the pixels of images, [N, H·W]."""
+    """Return the pixels of images of one size, [N, H·W·C]."""
     import io
 
     from PIL import Image
 
-    rows = [np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("L")) for image in frame["image"]]
+    rows = [np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in frame["image"]]
     return np.stack(rows).reshape(len(rows), -1).astype(np.float32) / 255
 
 
