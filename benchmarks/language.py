@@ -55,6 +55,7 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=64, help="verses of a step")
     options.add_argument("--rows", type=int, default=0, help="training and test rows at most; 0: all")
     options.add_argument("--skip-nanogpt", action="store_true")
+    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
     given = options.parse_args()
     verses = pl.read_parquet(find("verses").path)
     train, test = (verses.filter(pl.col("split") == part)["text"] for part in ("train", "test"))
@@ -95,6 +96,7 @@ def by_fathom(train: pl.Series, test: pl.Series, given: argparse.Namespace, seed
             "engine": {"batch_size": given.batch},
             "split": {"valid": 0.03},
         },
+        sets=given.sets,
         progress=True,
     )
     measured = trained.metrics["measures"]["bits_per_byte"]

@@ -38,6 +38,7 @@ def main() -> None:
     options.add_argument("--depth", type=int, default=3)
     options.add_argument("--corruption", default="tokens", choices=["tokens", "spans"])
     options.add_argument("--rows", type=int, default=0, help="texts without labels at most; 0: all")
+    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
     given = options.parse_args()
     verses = pl.read_parquet(find("verses").path).select("text", "genre", "split")
     train, test = (verses.filter(pl.col("split") == part).drop("split") for part in ("train", "test"))
@@ -57,17 +58,22 @@ def main() -> None:
                 "split": {"test": 0.02, "valid": 0.02},
             },
             progress=True,
+            sets=given.sets,
         )
         runs: dict[str, list[float]] = {"learned on": [], "from first weights": [], "its own settings": []}
         for seed in range(given.seeds):
             some = train.sample(given.labels, seed=seed)
-            after = fathom.fit(some, "genre", test=test, weights=f"{folder}/pre", seed=seed, progress=True)
+            after = fathom.fit(
+                some, "genre", test=test, weights=f"{folder}/pre", seed=seed, sets=given.sets, progress=True
+            )
             runs["learned on"].append(_accuracy(after))
             reading = {"text_length": before.artifact.spec.texts[0].shape[0], "vocabulary": 8192}
             engine = _engine(after)
             for name, settings in (("from first weights", {"engine": engine}), ("its own settings", {})):
                 config = {"model": sizes, "prepare": reading, **settings}
-                runs[name].append(_accuracy(fathom.fit(some, "genre", test=test, seed=seed, config=config)))
+                runs[name].append(
+                    _accuracy(fathom.fit(some, "genre", test=test, seed=seed, config=config, sets=given.sets))
+                )
     record = {
         "what": f"genre of {len(test):,} verses, from {given.labels:,} labels; {len(texts):,} texts without",
         "settings": vars(given),

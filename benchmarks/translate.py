@@ -53,6 +53,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--rows", type=int, default=0, help="pairs to learn from and to judge by, at most; 0: all")
     options.add_argument("--skip-back", action="store_true")
+    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
     given = options.parse_args()
     train, test, more = material(given.rows)
     truth = test["spanish"].to_list()
@@ -110,6 +111,7 @@ def trained(pairs: pl.DataFrame, read: str, written: str, epochs: int, given: ar
             "engine": {"batch_size": given.batch},
             "split": {"test": 0.0, "valid": 0.03},
         },
+        sets=given.sets,
         progress=True,
     )
 

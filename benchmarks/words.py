@@ -54,6 +54,7 @@ def main() -> None:
     options.add_argument("--width", type=int, default=100)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--rows", type=int, default=0, help="verses to learn from and judge by, at most; 0: all")
+    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
     given = options.parse_args()
     verses = pl.read_parquet(find("verses").path)
     train, test = (verses.filter(pl.col("split") == part)["text"] for part in ("train", "test"))
@@ -102,6 +103,7 @@ def by_fathom(train: pl.Series, given: argparse.Namespace) -> tuple[Any, dict[st
             "split": {"test": 0.0, "valid": 0.0},
             "prepare": {"text_length": 128},
         },
+        sets=given.sets,
         progress=True,
     )
     evidence = json.loads(model.files["evidence.json"])
