@@ -1,6 +1,7 @@
 """What wrappers do to learning: `python benchmarks/wrappers.py [--cases NAME …] [--budget M] [--seeds N] [--rows N]`.
 
     mixup, cutmix, sam   accuracy, against the plain objective
+    smoothing            the same with a tenth of each label's probability spread over all classes
     pgd                  accuracy on images that an attack of 20 steps has changed (8/255)
     rules                share of answers that break a rule between two targets, and accuracy, with 1,000 rows
     distill              a student with a teacher, against the student alone
@@ -121,6 +122,11 @@ def beside(objective: str) -> Callable[[Trial], dict[str, float]]:
     return compared
 
 
+def smoothed(trial: Trial) -> dict[str, float]:
+    how = {name: (f"objective.label_smoothing={share}",) for name, share in (("plain", 0.0), ("smoothing", 0.1))}
+    return {name: accuracy(trial.fit(sets=sets)) for name, sets in how.items()}
+
+
 def attacked(trial: Trial) -> dict[str, float]:
     found = {}
     for name in ("supervised", "pgd"):
@@ -202,6 +208,7 @@ CASES: dict[str, Callable[[Trial], dict[str, float]]] = {
     "mixup": beside("mixup"),
     "cutmix": beside("cutmix"),
     "sam": beside("sam"),
+    "smoothing": smoothed,
     "pgd": attacked,
     "rules": ruled,
     "distill": taught,

@@ -117,25 +117,39 @@ def test_what_was_found_is_remembered_and_measured_once_more(seconds: dict[str, 
     assert run.knobs.form == "plain" and chosen[0].what == "form"
 
 
-def test_two_threads_are_not_remembered_where_one_is_faster_now(
-    seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads = [2]
+@pytest.fixture
+def by_threads(seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """Seconds a plain step by the number of threads, of which there are two; a recorded one takes half of that."""
+    table, threads = {1: 0.05, 2: 0.05}, [2]
     monkeypatch.setattr("torch.get_num_threads", lambda: threads[0])
     monkeypatch.setattr("torch.set_num_threads", lambda count: threads.__setitem__(0, count))
     kept = Run.train_on
 
     def train_on(self: Run, index: torch.Tensor) -> None:
-        seconds.update(plain=busy[threads[0]], recorded=busy[threads[0]] / 2)
+        seconds.update(plain=table[threads[0]], recorded=table[threads[0]] / 2, compiled=table[threads[0]])
         kept(self, index)
 
     monkeypatch.setattr(Run, "train_on", train_on)
-    busy = {1: 0.09, 2: 0.05}
+    return table
+
+
+def test_two_threads_are_not_remembered_where_one_is_faster_now(by_threads: dict[int, float]) -> None:
+    by_threads |= {1: 0.055, 2: 0.03}
     assert _tuned(threads=0)[0].knobs.threads == 2
-    busy = {1: 0.05, 2: 0.09}
+    by_threads |= {1: 0.03, 2: 0.055}
     run, (again, _) = _tuned(threads=0)
     assert run.knobs.threads == 1 and run.knobs.form == "recorded"
-    assert again.what == "remembered" and again.gain == pytest.approx(0.09 / 0.025)
+    assert again.what == "remembered" and again.gain == pytest.approx(0.055 / 0.015)
+
+
+def test_other_work_is_noticed_before_anything_waits_for_it(by_threads: dict[int, float], cache: Path) -> None:
+    by_threads |= {1: 0.3, 2: 9.0}
+    run, (noticed, *_, summary) = _tuned(threads=0)
+    assert run.knobs.threads == 1 and noticed.what == "threads" and noticed.gain == pytest.approx(30)
+    assert "other work keeps the processor busy: 9e+03 ms for 4 rows; 1 thread: 300" in noticed.why
+    assert summary.value.startswith("1 thread") and summary.gain == pytest.approx(30)
+    assert run.seconds < 4 * 9
+    assert [kept["knobs"] for kept in json.loads(cache.read_text()).values()] == [None]  # it may be over by then
 
 
 def test_what_was_not_tried_is_not_remembered(

@@ -13,9 +13,9 @@ from fathom.engine.run import Run
 
 ROUNDS = (2, 7)  # least and most turns that settings take
 CLEAR = 0.05  # by which the gain of every turn is off what is worth it: no further turn is needed
-TURN = 0.06  # seconds that a setting is measured for in a turn, at most
+TURN = 0.06  # seconds that a setting is measured for in a turn, at most: of a step that takes longer, one
 WARM = {"plain": 1, "recorded": 7, "compiled": 2}  # steps of each form before it is timed: recording, its proofs
-PART = 8  # rows of the smallest part of a batch that stands for a whole one; of a batch below 32, a quarter
+PART = 4  # rows of the smallest part of a batch that stands for a whole one; of a batch below 16, a quarter
 WHOLE = 0.4  # seconds in which four steps on whole batches are taken, whatever the run's length
 
 
@@ -24,6 +24,7 @@ class Trial:
 
     Attributes:
         rows: that a step is taken on: of a whole batch, or of a part that stands for it.
+        part: rows of the smallest part.
     """
 
     def __init__(self, run: Run) -> None:
@@ -32,12 +33,13 @@ class Trial:
         self.whole = self.rows = len(self.batches[0])
         self.part = min(PART, max(1, self.whole // 4))
         self._each = 0.0  # seconds that a row adds to a step; 0 where that is not known
+        self._last = 0.0  # seconds of the last step
 
     def begin(self) -> float:
         """Return the seconds of a step on a whole batch: measured, or by those of two parts where it takes long."""
         small = 0.0
         if self.whole >= 4 * self.part:
-            small, twice = self._part(self.part), self._part(2 * self.part)
+            small, twice = self.part_seconds(self.part), self.part_seconds(2 * self.part)
             self._each = max(0.0, twice - small) / self.part
             seconds = min(twice + (self.whole - 2 * self.part) * self._each, twice * self.whole / (2 * self.part))
             if 4 * seconds > WHOLE:
@@ -57,11 +59,13 @@ class Trial:
         """Return the seconds of the steps that are taken, where one on a whole batch takes `base`."""
         return base - (self.whole - self.rows) * self._each
 
-    def _part(self, rows: int) -> float:
+    def part_seconds(self, rows: int) -> float:
         """Return the seconds of a step on so many rows of a batch."""
         self.rows, whole = rows, self.rows
         self.steps(1)  # the first step allocates and plans; it says little
-        seconds = min(self.steps(2))
+        seconds = self.steps(1)[0]
+        if seconds < TURN:
+            seconds = min(seconds, *self.steps(1))
         self.rows = whole
         return seconds
 
@@ -73,7 +77,8 @@ class Trial:
             self.run.train_on(self.batches[self.run.step % len(self.batches)][: self.rows])
             if self.run.device.type == "cuda":
                 torch.cuda.synchronize(self.run.device)
-            times.append(time.perf_counter() - began)
+            self._last = time.perf_counter() - began
+            times.append(self._last)
         return times
 
     def mean(self, seconds: float) -> float:
@@ -88,9 +93,9 @@ class Trial:
     def compare(self, settings: Sequence[Knobs], seconds: float, worth: float = 1.0) -> list[float]:
         """Return the seconds a step of each setting.
 
-        They take turns, twice at least; then until every turn says alike whether a setting is so many times as fast
-        as the first (`worth`), or the time is up. What counts is the middle of the turns' ratios, so that what disturbs
-        one turn, or the whole machine for a while, does not.
+        They take turns, twice at least (once where that takes more than twice the time there is); then until every turn
+        says alike whether a setting is so many times as fast as the first (`worth`), or the time is up. What counts is
+        the middle of the turns' ratios, so that what disturbs one turn, or the whole machine for a while, does not.
         """
         turns: list[list[float]] = []
         kept, began = self.run.knobs, time.perf_counter()
@@ -100,7 +105,8 @@ class Trial:
                 turns.append([self._turn(setting, not turns, turn) for setting in settings])
                 taken = time.perf_counter() - began
                 over = len(turns) == ROUNDS[1] or taken * (1 + 1 / len(turns)) > seconds
-                if len(turns) >= ROUNDS[0] and (over or _clear(turns, worth)):
+                least = ROUNDS[0] if taken <= 2 * seconds else 1
+                if len(turns) >= least and (over or _clear(turns, worth)):
                     break
         finally:
             self.run.knobs = kept
@@ -112,7 +118,8 @@ class Trial:
         """Return the mean seconds of a setting's steps in one turn."""
         self.run.knobs = setting
         self.run.turn_knobs()
-        self.steps(WARM[setting.form] if first else 1)
+        if self._last < TURN or setting.form != "plain":  # a long plain step is not told from its first
+            self.steps(WARM[setting.form] if first else 1)
         return _mean(self.steps(1, seconds))
 
 

@@ -1,7 +1,7 @@
 """Before the first step: measure what is fastest here, on the real step, and keep that.
 
-    memory          freed blocks kept for the next step rather than returned to the system
-    threads         beside a busy neighbour one is often faster than two
+    threads         beside a busy neighbour one is often faster than two, and all that follows is measured sooner
+    memory          freed blocks kept for the next step rather than returned to the system; slow steps keep them anyway
     channels_last   memory layout of convolutions
     precision       bf16, where the processor computes in it; it must also give the same losses
     form            the step recorded, which differs in no bit, or compiled, where that pays back in this run
@@ -26,23 +26,25 @@ import torch
 from fathom.core.errors import TrainingError
 from fathom.engine import allocator, compiled, remember, weights
 from fathom.engine.checkpoint import Snapshot
-from fathom.engine.knobs import Knobs
+from fathom.engine.knobs import Knobs, asked
 from fathom.engine.records import Chose
 from fathom.engine.run import Run
-from fathom.engine.trial import ROUNDS, Trial
+from fathom.engine.trial import ROUNDS, TURN, Trial
 
 SHARE = 0.025  # of the run's estimated time goes into measuring: half of a twentieth, for it may take longer
 LONGEST = 10.0  # seconds, at most
 WORTH, EXACT = 1.1, 1.03  # times as fast that a change must be: any, and one on which no bit of a result depends
 KEPT = 0.9  # as fast that kept memory may seem: it hardly ever harms, and a disturbance tells more than that
 LEANER = 0.95  # as fast that fewer threads may be: they suffer less from whatever else runs
+BUSY = 2.0  # as fast that one thread is where others wait for something else that runs
 LEAST_STEPS = 40  # of a run that is worth measuring for
 RECORDABLE = 0.1  # seconds of a step whose bookkeeping, which recording saves, may be a tenth
+QUICK = 0.1  # seconds of a step for which it takes no time to measure what hardly ever harms
 SAME_LOSS = 0.05  # relative difference that the first losses in bf16, or compiled, may have
 COMPILING = (8.0, 0.5)  # seconds that compiling takes at first: of any model, and of each layer with weights
 COMPILING_SHARE = 0.05  # of the run's estimated time that it may take
 REMEMBERED = 60.0  # seconds that a run must take for what it found to be kept for others
-KNOBS = ("memory", "threads", "channels_last", "precision", "form")
+KNOBS = ("threads", "memory", "channels_last", "precision", "form")
 
 
 def tune(run: Run) -> list[Chose]:
@@ -55,34 +57,66 @@ def tune(run: Run) -> list[Chose]:
     before = _keep(run)
     trial = Trial(run)
     try:
+        noticed = _notice(run, trial)
         base = trial.begin()
-        chosen = _choose_all(run, trial, before, base, run.plan.minutes * 60 or base * run.pace.total)
-        return chosen + ([_plan(run, trial, base / _product(chosen[-1:]))] if limited else [])
+        chosen = _choose_all(run, trial, before, base, run.plan.minutes * 60 or base * run.pace.total, noticed)
+        seconds = base * _product(noticed) / _product(chosen[-1:])  # the last tells what all make together
+        return chosen + ([_plan(run, trial, seconds)] if limited else [])
     finally:
         _put_back(run, before)
 
 
-def _choose_all(run: Run, trial: Trial, before: Snapshot, base: float, length: float) -> list[Chose]:
+def _notice(run: Run, trial: Trial) -> list[Chose]:
+    """Take one thread at once where something else keeps the processor busy.
+
+    Steps on several threads then wait for it, tens of times as long: too long to find out by measuring in turns.
+    """
+    settings = _threads(run)[1]
+    if 1 not in settings[1:]:
+        return []
+    kept, taken = run.knobs, {}
+    for threads in (1, settings[0]):
+        run.knobs = replace(kept, threads=threads)
+        run.turn_knobs()
+        taken[threads] = trial.part_seconds(trial.part)
+    alone, all_ = taken[1], taken[settings[0]]
+    if all_ < max(TURN, BUSY * alone):
+        return []
+    run.knobs = replace(kept, threads=1)
+    run.turn_knobs()
+    why = f"other work keeps the processor busy: {all_ * 1e3:.3g} ms for {trial.part} rows; 1 thread: {alone * 1e3:.3g}"
+    return [Chose(what="threads", value=_say("threads", 1), why=why, gain=all_ / alone)]
+
+
+def _choose_all(
+    run: Run, trial: Trial, before: Snapshot, base: float, length: float, noticed: list[Chose]
+) -> list[Chose]:
     """Turn every knob that is open; return each choice and, where there are several, what they make together.
 
     Args:
         base: seconds of a step on a whole batch.
         length: of the run, in seconds.
+        noticed: what was chosen before.
     """
-    tried = [(what, settings) for what, settings in _settings(run, base) if settings[1:]]
+    settings = _settings(run, base)
+    run.knobs = replace(run.knobs, **{what: values[0] for what, values in settings})
+    run.turn_knobs()
+    tried = [(what, values) for what, values in settings if values[1:]]
     name = remember.key(run)
     known = (remember.recall(name) or {}) if length >= REMEMBERED else {}
     budget = min(LONGEST, SHARE * length)
-    steps = 2 * ROUNDS[0] * sum(len(settings) for _, settings in tried)  # that are taken at least
+    steps = ROUNDS[0] * sum(len(values) for _, values in tried)  # that are taken at least
     trial.shrink(base, budget / max(steps, 1))
     step = trial.seconds(base)
     chosen = _again(run, trial, before, tried, known.get("knobs"), budget / 2) if budget > 8 * step else None
     measured = False
     if chosen is None:
         chosen = _choose_each(run, trial, before, tried, budget, step)
-        measured = len(chosen) == len(tried)  # what was not tried is not to be remembered as the best
+        # What was not tried, or chosen in a moment that passes, is not to be remembered as the best.
+        measured = len(chosen) == len(tried) and not noticed
+    chosen = [*noticed, *chosen]
     gain = _product(chosen)
-    compiling, why = _compile(run, trial, before, base / gain, length, known.get("compiling"))
+    compiling, why = _compile(run, trial, before, base * _product(noticed) / gain, length, known.get("compiling"))
     if compiling is not None:
         known = known | {"compiling": compiling}
         gain *= compiling["gain"] if run.knobs.form == "compiled" else 1.0
@@ -91,7 +125,8 @@ def _choose_all(run: Run, trial: Trial, before: Snapshot, base: float, length: f
         remember.keep(name, {"knobs": knobs, "compiling": known.get("compiling")})
     if not chosen and compiling is None:
         return []
-    value = ", ".join(_say(what, getattr(run.knobs, what)) for what in KNOBS if _matters(run, what, tried))
+    told = {what for what, _ in tried} | {choice.what for choice in noticed}
+    value = ", ".join(_say(what, getattr(run.knobs, what)) for what in KNOBS if what in told or _moved(run, what))
     summary = Chose(what="settings", value=value or "the plain ones", why=why or "as measured", gain=gain)
     return [*chosen, summary]
 
@@ -191,12 +226,14 @@ def _compile(
 
 def _settings(run: Run, step: float) -> list[tuple[str, list[Any]]]:
     """Return what may be tried of each knob where a step takes so many seconds, the present setting first."""
-    return [_memory(run), _threads(run), _layouts(run), _precisions(run), _forms(run, step)]
+    return [_threads(run), _memory(run, step), _layouts(run), _precisions(run), _forms(run, step)]
 
 
-def _memory(run: Run) -> tuple[str, list[str]]:
-    able = run.plan.memory == "auto" and run.device.type == "cpu" and allocator.possible()
-    return "memory", ["returned", "kept"] if able else [run.knobs.memory]
+def _memory(run: Run, step: float) -> tuple[str, list[str]]:
+    """Kept memory hardly ever harms: to measure it is for steps that are quickly measured."""
+    if run.plan.memory != "auto" or run.device.type != "cpu" or not allocator.possible():
+        return "memory", [run.knobs.memory]
+    return "memory", ["returned", "kept"] if step <= QUICK else ["kept"]
 
 
 def _threads(run: Run) -> tuple[str, list[int]]:
@@ -250,9 +287,9 @@ def _compiling_seconds(run: Run) -> float:
     return COMPILING[0] + COMPILING[1] * layers
 
 
-def _matters(run: Run, what: str, tried: Sequence[tuple[str, list[Any]]]) -> bool:
-    """Whether a knob is worth telling: it was open, or compiling moved it."""
-    return what in dict(tried) or (what == "form" and run.knobs.form != "plain")
+def _moved(run: Run, what: str) -> bool:
+    """Whether a knob stands otherwise than at first, though it was not measured beside others: memory, or the form."""
+    return what in ("form", "memory") and getattr(run.knobs, what) != getattr(asked(run.plan, 1), what)
 
 
 def _say(what: str, value: object) -> str:
@@ -282,7 +319,7 @@ def _plan(run: Run, trial: Trial, seconds: float) -> Chose:
     Args:
         seconds: of a step, by what was measured so far; measured once more where that takes no time.
     """
-    if trial.rows == trial.whole:
+    if trial.rows == trial.whole and seconds <= QUICK:
         seconds = trial.mean(min(0.25, SHARE * run.plan.minutes * 60))
     validation = run.time_validation(4 * trial.rows)
     run.pace.plan(0, run.seconds, seconds, validation)
