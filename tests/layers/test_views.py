@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 
 from fathom.layers.resize import blur_matrix, resize_matrix
@@ -69,6 +70,26 @@ def test_crops_have_the_areas_that_were_asked_for():
     assert view.min() >= 0 and view.max() <= 99
 
 
+def test_a_turned_view_is_scipys():
+    torch.manual_seed(7)
+    views = Views(**{**STILL, "turn": 40.0, "shear": 0.5})(photos().double())
+    torch.manual_seed(7)
+    for _ in range(4):
+        torch.rand(6, dtype=torch.float64)  # area, shape, two places
+    angles, shears = (torch.rand(6, dtype=torch.float64) * 2 - 1 for _ in range(2))
+    middle = np.array([(9 - 1) / 2, (14 - 1) / 2])
+    for view, photo, angle, shear in zip(
+        views, photos(), (angles * np.radians(40)).tolist(), (shears * 0.5).tolist(), strict=True
+    ):
+        cos, sin = np.cos(angle), np.sin(angle)
+        turned = np.array([[cos, sin], [-sin, cos]]) @ np.array([[1, 0], [shear, 1]])  # of places (row, column)
+        for got, channel in zip(view, photo, strict=True):
+            expected = ndimage.affine_transform(
+                channel.double().numpy(), turned, middle - turned @ middle, order=1, mode="nearest"
+            )
+            np.testing.assert_allclose(got.numpy(), expected, atol=1e-6)
+
+
 def test_jitter_is_brightness_then_contrast_then_saturation():
     torch.manual_seed(5)
     views = Views(**{**STILL, "jitter": 0.6, "jitter_chance": 1.0})
@@ -96,7 +117,7 @@ def test_grey_has_no_colour_and_a_hole_is_grey():
 
 def test_grey_images_and_other_sizes():
     assert Views(blur=1.0)(photos(channels=1), (5, 4)).shape == (6, 1, 5, 4)
-    assert Views()(photos(0)).shape == (0, 3, 9, 14)
+    assert Views(turn=9.0)(photos(0)).shape == (0, 3, 9, 14)
 
 
 def test_the_seed_decides_and_mixed_precision_changes_nothing():

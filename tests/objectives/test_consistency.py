@@ -103,7 +103,7 @@ def test_no_gradient_reaches_what_is_agreed_with():
 @pytest.mark.parametrize("method", BOTH)
 def test_micro_batches_have_the_gradient_of_one_batch(method):
     """Also where one of them holds no label at all; without chance, for each draws its own views."""
-    task = objective(method=method, crop=1.0, jitter=0.0, erase=0.0, threshold=0.0)
+    task = objective(method=method, crop=1.0, jitter=0.0, turn=0.0, shear=0.0, erase=0.0, threshold=0.0)
     for views in (task.strong, task.other):
         object.__setattr__(views, "shape", 1.0)
         object.__setattr__(views, "crop", (1.0, 1.0))

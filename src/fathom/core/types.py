@@ -172,6 +172,10 @@ class Store(Protocol):
         """Return the samples at `index` [B] (int64), in that order."""
         ...
 
+    def soon(self, index: Tensor) -> None:
+        """Be told that the samples at `index` [B] are asked for next: what has to be fetched can be, meanwhile."""
+        ...
+
     def column(self, key: str) -> Tensor:
         """Return what all samples have at one key of the batch, [N, …]."""
         ...

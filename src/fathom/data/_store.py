@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fathom.core.types import Batch
+from fathom.data._ahead import apart, fetch
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class TensorStore:
     def gather(self, index: Tensor) -> Batch:
         batch = {key: column.index_select(0, index) for key, column in self.columns.items()}
         return {key: column.long() if column.dtype == torch.int32 else column for key, column in batch.items()}
+
+    def soon(self, index: Tensor) -> None:
+        for column in self._in_files:
+            fetch(column, index)
+
+    @cached_property
+    def _in_files(self) -> list[Tensor]:
+        return [column for column in self.columns.values() if apart(column)]
 
     def column(self, key: str) -> Tensor:
         return self.columns[key]
@@ -48,6 +58,9 @@ class Picked:
 
     def gather(self, index: Tensor) -> Batch:
         return self.store.gather(self.index[index])
+
+    def soon(self, index: Tensor) -> None:
+        self.store.soon(self.index[index])
 
     def column(self, key: str) -> Tensor:
         return self.store.column(key)[self.index]

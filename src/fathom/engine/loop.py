@@ -20,6 +20,7 @@ from fathom.engine import account
 from fathom.engine.distributed import restarted
 from fathom.engine.fingerprint import made_with
 from fathom.engine.interrupt import Interrupts
+from fathom.engine.order import announced
 from fathom.engine.plan import Plan
 from fathom.engine.records import Record, Saved, Warned
 from fathom.engine.run import Run
@@ -166,8 +167,10 @@ class _Session:
     def _epoch(self) -> Iterator[Record]:
         run = self.run
         batches = run.batches()
-        while run.batch < len(batches) and run.step < run.pace.total:
-            run.train_on(batches[run.batch])
+        for index in announced(run.data.train, batches[run.batch :], run.world.share_of):
+            if run.step >= run.pace.total:
+                break
+            run.train_on(index)
             if run.stepper.trouble:
                 yield from self._check()
             if run.news:

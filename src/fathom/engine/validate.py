@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -37,7 +37,7 @@ def evaluate(
     sums: dict[str, torch.Tensor] = {}
     objective.eval()
     try:
-        for chosen in _pieces(index, batch_size, world):
+        for chosen in order.announced(store, _pieces(index, batch_size, world)):
             with precision:
                 found = objective.metrics(move(store.gather(chosen if len(chosen) else index[:1])))
             for name, values in found.items():
@@ -50,7 +50,7 @@ def evaluate(
     return objective.summary({name: total / rows for name, total in zip(sums, totals, strict=True)})
 
 
-def _pieces(index: torch.Tensor, batch_size: int, world: World) -> Iterable[torch.Tensor]:
+def _pieces(index: torch.Tensor, batch_size: int, world: World) -> Sequence[torch.Tensor]:
     """Return this process's rows, so many at once; as many pieces in each process, of which the last may be empty."""
     if world.size == 1:
         return index.split(batch_size)

@@ -2,6 +2,7 @@
 
     crop      a rectangle of random area, shape and place, brought to the wanted size
     flip      mirrored, left to right
+    turn      turned about the middle, and sheared along the rows
     jitter    brightness, contrast and, of colours, saturation
     grey      without colour
     blur      a Gaussian
@@ -13,17 +14,22 @@ rows and one for the columns, so that all of them together are two matrix produc
 
     view = A · image · Bᵀ,    A [h, H],  B [w, W].
 
+Turning and shearing mix rows with columns: where asked for, what comes out is read once more at turned places.
+
 Sources: Szegedy et al., Going Deeper with Convolutions, 2015 (random crops); Chen, Kornblith, Norouzi, Hinton, A Simple
 Framework for Contrastive Learning of Visual Representations, 2020, appendix A (jitter, grey, blur); DeVries, Taylor,
-Improved Regularization of Convolutional Neural Networks with Cutout, 2017 (erase).
+Improved Regularization of Convolutional Neural Networks with Cutout, 2017 (erase); Cubuk, Zoph, Shlens, Le,
+RandAugment: Practical Automated Data Augmentation with a Reduced Search Space, 2019 (turn, shear).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fathom.core.holes import holes
 from fathom.layers.resize import blur_matrix, resize_matrix
@@ -41,6 +47,8 @@ class Views:
         crop: smallest and largest area of the rectangle, as a share of the image's; (1, 1): all of it.
         shape: the longest side of the rectangle against the shorter, relative to the image's own.
         flip: chance of a mirror image.
+        turn: angle in degrees, to either side, that an image is turned by at the most.
+        shear: how far rows are moved against each other at the most, as a share of their distance.
         jitter: by how much brightness, contrast and saturation are multiplied at the most: by 1 − jitter to 1 + jitter.
         jitter_chance, grey, blur: chance of each.
         erase: side of the erased square at the most, as a share of the image's.
@@ -49,6 +57,8 @@ class Views:
     crop: tuple[float, float] = (0.2, 1.0)
     shape: float = 4 / 3
     flip: float = 0.5
+    turn: float = 0.0
+    shear: float = 0.0
     jitter: float = 0.4
     jitter_chance: float = 0.8
     grey: float = 0.2
@@ -65,6 +75,8 @@ class Views:
             images = images if images.dtype == torch.float64 else images.float()
             rows, columns = self._matrices(images, size or (images.shape[2], images.shape[3]))
             views = rows[:, None] @ images @ columns[:, None].transpose(2, 3)  # [B, C, h, w]
+            if (self.turn > 0 or self.shear > 0) and len(views):
+                views = self._turned(views)
             if self.jitter > 0:
                 views = self._jittered(views)
             if self.grey > 0 and views.shape[1] == 3:
@@ -91,6 +103,18 @@ class Views:
         if self.flip > 0:
             columns = torch.where(_chance(self.flip, images).view(count, 1, 1), columns.flip(1), columns)
         return rows, columns
+
+    def _turned(self, views: Tensor) -> Tensor:
+        """Return the views turned and sheared about their middles; their edges reach on outside."""
+        height, width = views.shape[2:]
+        angle = _between(-self.turn, self.turn, views) * math.pi / 180
+        shear = _between(-self.shear, self.shear, views)
+        cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        # Places are given in halves of a side: what is turned in pixels is stretched where sides differ.
+        across = torch.stack([cos, (shear * cos - sin) * height / width, none], dim=1)
+        down = torch.stack([sin * width / height, shear * sin + cos, none], dim=1)
+        places = functional.affine_grid(torch.stack([across, down], dim=1), list(views.shape), align_corners=False)
+        return functional.grid_sample(views, places, padding_mode="border", align_corners=False)
 
     def _jittered(self, views: Tensor) -> Tensor:
         chosen = _chance(self.jitter_chance, views)

@@ -50,6 +50,8 @@ class Config:
     momentum: float = option(0.99, "mean_teacher: of the teacher, at first; it rises, from 0.99 to 0.999")
     crop: float = option(0.5, "smallest area of a strongly changed view, as a share of the image's")
     jitter: float = option(0.5, "how much such views differ in brightness, contrast and saturation")
+    turn: float = option(15.0, "degrees that such views are turned by at the most")
+    shear: float = option(0.2, "how far rows of such views are moved against each other, as a share of their distance")
     erase: float = option(0.4, "side of a square painted grey in such views, as a share of the image's")
 
 
@@ -94,7 +96,11 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> Consistency:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Objective 'consistency' cannot be used: {why}.")
-    at_least(config, {"weight": 0, "unlabelled": 0.01, "crop": 0.01, "jitter": 0, "erase": 0}, "objective")
+    at_least(
+        config,
+        {"weight": 0, "unlabelled": 0.01, "crop": 0.01, "jitter": 0, "erase": 0, "turn": 0, "shear": 0},
+        "objective",
+    )
     below_one(config, "threshold", "momentum", "erase", where="objective")
     if config.crop > 1:
         raise ConfigError(f"Option 'objective.crop' was given {config.crop}; expected a share up to 1.")
@@ -112,7 +118,15 @@ class Consistency(Objective):
         self.share = _share(config, sum(self.target.counts), spec.rows)
         self.weight = config.weight or WEIGHTS[config.method]
         self.head = Head(int(model.width), len(self.target.classes))  # type: ignore[arg-type]
-        self.strong = Views((config.crop, 1.0), flip=0.0, jitter=config.jitter, grey=0.0, erase=config.erase)
+        self.strong = Views(
+            (config.crop, 1.0),
+            flip=0.0,
+            turn=config.turn,
+            shear=config.shear,
+            jitter=config.jitter,
+            grey=0.0,
+            erase=config.erase,
+        )
         self.other = Views((max(config.crop, 0.8), 1.0), flip=0.0, jitter=config.jitter / 2, grey=0.0)
         if config.method == "mean_teacher":
             self.teacher = copy.deepcopy(model).requires_grad_(False)
