@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a live bar on a terminal, a line for each epoch elsewhere; on stderr."""
+"""What a person sees while a model trains: a live bar on a terminal; elsewhere a line an epoch, and one a minute."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MEASURED = ("memory", "threads", "channels_last", "precision", "form", "remembered")
 
 
+SILENCE = 60.0  # seconds after which a run that prints lines says where it stands
+
+
 def say(text: str) -> None:
     """Print one line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
@@ -26,9 +29,7 @@ def watch(records: Iterator[Record], show: bool) -> Iterator[Record]:
     elif sys.stderr.isatty():
         yield from _with_bar(records)
     else:
-        for record in records:
-            _log(record, say)
-            yield record
+        yield from _with_lines(records)
 
 
 def clock(seconds: float) -> str:
@@ -36,6 +37,20 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def _with_lines(records: Iterator[Record]) -> Iterator[Record]:
+    told: float | None = None  # seconds of the run when something was last said of how it goes
+    for record in records:
+        if isinstance(record, Step):
+            told = record.seconds if told is None else told
+            if record.seconds - told >= SILENCE:
+                say(f"epoch {record.epoch}, step {record.step:,} of {record.steps:,}: {_state(record)}")
+                told = record.seconds
+        elif isinstance(record, Epoch):
+            told = record.seconds
+        _log(record, say)
+        yield record
 
 
 def _with_bar(records: Iterator[Record]) -> Iterator[Record]:
@@ -55,8 +70,11 @@ def _with_bar(records: Iterator[Record]) -> Iterator[Record]:
 
 
 def _advance(bar: Progress, task: TaskID, step: Step) -> None:
-    state = f"{_values(step.train)} · {step.samples_per_second:,.0f} samples/s · {clock(step.seconds_left)} left"
-    bar.update(task, completed=step.progress, description=f"epoch {step.epoch}", state=state)
+    bar.update(task, completed=step.progress, description=f"epoch {step.epoch}", state=_state(step))
+
+
+def _state(step: Step) -> str:
+    return f"{_values(step.train)} · {step.samples_per_second:,.0f} samples/s · {clock(step.seconds_left)} left"
 
 
 def _log(record: Record, line: Callable[[str], None]) -> None:
