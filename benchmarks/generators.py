@@ -69,6 +69,8 @@ def main() -> None:
     )
     options.add_argument("--grids", type=Path, help="folder for grids of images")
     options.add_argument("--images", type=int, default=2000, help="made and compared, of each generator")
+    options.add_argument("--gan", default="hinge_gan", help="gan: the objective")
+    options.add_argument("--network", default="resnet_gan", help="gan: both networks")
     options.add_argument("--steps", type=int, default=20, help="that diffusion makes an image in")
     options.add_argument("--held-out", nargs="*", default=HELD_OUT, help="classes, one run each")
     options.add_argument("--set", action="append", default=[], help="an option of every part's training")
@@ -139,8 +141,7 @@ def anomaly(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def gan(given: argparse.Namespace) -> dict[str, Any]:
-    sets = ["model.width=64", "model.judge_width=64", "engine.batch_size=64"]
-    return generator(given, "gan", "hinge_gan", "resnet_gan", sets)
+    return generator(given, "gan", given.gan, given.network, ["engine.batch_size=64"])
 
 
 def diffusion(given: argparse.Namespace) -> dict[str, Any]:
