@@ -23,7 +23,7 @@ from tests.objectives.differences import as_differences_say
 IMAGE = Field(name="photo", kind="image", shape=(1, 8, 8), stats=Stats(mean=(100.0,), std=(50.0,)))
 CLASS = Field(name="label", kind="category", classes=("a", "b", "c"), counts=(3, 3, 3))
 SPEC = DataSpec(inputs=(IMAGE,), targets=(CLASS,), rows=36)
-BOTH = ["fixmatch", "mean_teacher"]
+ALL = ["fixmatch", "steady_match", "mean_teacher"]
 
 
 def objective(seed: int = 0, spec: DataSpec = SPEC, **options) -> consistency.Consistency:
@@ -57,6 +57,35 @@ def test_fixmatch_is_the_papers_sum():
     unlabelled = (-np.log(strong[np.arange(12), said]) * sure).mean()
     assert found.total.item() == pytest.approx(labelled + 0.7 * unlabelled, rel=1e-5)
     assert found.parts["sure"].item() == pytest.approx(sure.mean())
+
+
+def test_steady_match_takes_the_classes_of_the_average_aligned():
+    """q̃ = normalise(q · p(y) / p̃(y)) of ReMixMatch, q of the teacher, p̃ the mean of what was said before."""
+    label = Field(name="label", kind="category", classes=CLASS.classes, counts=(8, 2, 5))
+    spec = DataSpec(inputs=(IMAGE,), targets=(label,), rows=36)
+    task, batch = objective(spec=spec, method="steady_match", threshold=0.45), batch_with_gaps()
+    with torch.no_grad():
+        for p in task.teacher_head.parameters():
+            p.add_(torch.randn_like(p))
+        task.said.value.copy_(torch.tensor([0.2, 0.6, 0.2]))
+    torch.manual_seed(5)
+    found = task.losses(batch)
+    torch.manual_seed(5)
+    image = batch["image:photo"].float()
+    weak = softmax(task.head(task.model({"image:photo": image}).pooled)[:, 0])
+    strong = softmax(task.head(task.model({"image:photo": task.strong(image)}).pooled)[:, 0])
+    told = softmax(task.teacher_head(task.teacher({"image:photo": image}).pooled)[:, 0])
+    aligned = told * (np.array([9, 3, 6]) / 18) / np.array([0.2, 0.6, 0.2])
+    aligned /= aligned.sum(1, keepdims=True)
+    sure, said = aligned.max(1) >= 0.45, aligned.argmax(1)
+    assert 0 < sure.sum() < 12 and (said != told.argmax(1)).any()
+    truth = batch["target:label"].numpy()
+    labelled = -np.log(weak[np.arange(4), truth[:4]]).sum() / (12 * task.share)
+    unlabelled = (-np.log(strong[np.arange(12), said]) * sure).mean()
+    assert found.total.item() == pytest.approx(labelled + unlabelled, rel=1e-5)
+    np.testing.assert_allclose(task.now.value.numpy(), told.mean(0), rtol=1e-5)
+    trails = task.averages()[-1]
+    assert (trails.source, trails.target, trails.decay, trails.buffers) == (task.now, task.said, 0.99, "averaged")
 
 
 def test_mean_teacher_is_the_papers_distance():
@@ -100,7 +129,7 @@ def test_no_gradient_reaches_what_is_agreed_with():
     assert all(p.grad is None for p in (*teacher.teacher.parameters(), *teacher.teacher_head.parameters()))
 
 
-@pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("method", ALL)
 def test_micro_batches_have_the_gradient_of_one_batch(method):
     """Also where one of them holds no label at all; without chance, for each draws its own views."""
     task = objective(method=method, crop=1.0, jitter=0.0, turn=0.0, shear=0.0, erase=0.0, threshold=0.0)
@@ -119,14 +148,14 @@ def test_micro_batches_have_the_gradient_of_one_batch(method):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("method", ALL)
 def test_gradients_are_those_of_differences(method):
     task, batch = objective(method=method, threshold=0.3).double(), batch_with_gaps(5, 2)
     names = ("head.linear.bias", "model.leading")
     assert as_differences_say(task, batch, names)
 
 
-@pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("method", ALL)
 def test_it_learns_and_resumes_to_the_bit(method, tmp_path):
     batch = batch_with_gaps(48, 24)
     batch["image:photo"] = (

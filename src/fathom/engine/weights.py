@@ -96,7 +96,8 @@ class Trailing:
     def update(self, progress: float) -> None:
         for average, sources, targets in self._averages:
             share = 1 - decay(progress, average.decay, average.final_decay)
-            torch._foreach_lerp_(targets, sources, share)
+            if targets:
+                torch._foreach_lerp_(targets, sources, share)
             for ours, theirs in zip(average.target.buffers(), average.source.buffers(), strict=True):
                 if average.buffers == "averaged" and ours.is_floating_point():
                     ours.lerp_(theirs, share)

@@ -1,6 +1,7 @@
 """Learning from few labels and many images without: what is said of an image has to hold however it is looked at.
 
     fixmatch        what the model is sure of when an image is little changed, it has to say when it is changed a lot
+    steady_match    the same, where its moving average says what, and says each class as often as the labels do
     mean_teacher    the model has to say of one view what its moving average says of another
 
     loss = cross-entropy of the rows with a label  +  weight · disagreement over all rows
@@ -8,8 +9,13 @@
 Rows whose target is missing are those without a label. In an epoch each row with one stands so often that a batch holds
 one for every seven without (FixMatch's share). What the run's `augment` makes of an image is the little change.
 
+A model that learns fast changes its mind from step to step, and sends itself along; its average is steadier and right
+more often. What is said is divided by how often each class was said of late and multiplied by its share of the labels.
+
 Sources: Sohn et al., FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence, 2020; Tarvainen,
-Valpola, Mean Teachers Are Better Role Models, 2017.
+Valpola, Mean Teachers Are Better Role Models, 2017; Berthelot et al., ReMixMatch: Semi-Supervised Learning with
+Distribution Alignment and Augmentation Anchoring, 2020; Liu et al., Unbiased Teacher for Semi-Supervised Object
+Detection, 2021 (pseudo-labels of a moving average).
 """
 
 from __future__ import annotations
@@ -37,17 +43,18 @@ REFERENCE = (
     "Tarvainen, Valpola, Mean Teachers Are Better Role Models: Weight-Averaged Consistency Targets Improve "
     "Semi-Supervised Deep Learning Results, 2017"
 )
-WEIGHTS = {"fixmatch": 1.0, "mean_teacher": 10.0}
+WEIGHTS = {"fixmatch": 1.0, "steady_match": 1.0, "mean_teacher": 10.0}
+REMEMBERED = 0.99  # of how often classes were said, from one step to the next
 SHOWN = 8  # images whose views are shown
 
 
 @dataclass(frozen=True)
 class Config:
-    method: Literal["fixmatch", "mean_teacher"] = option("fixmatch", "what has to agree with what")
-    threshold: float = option(0.95, "fixmatch: probability from which the model is sure of a class")
-    weight: float = option(0.0, "of the disagreement; 0: fixmatch 1, mean_teacher 10")
+    method: Literal["fixmatch", "steady_match", "mean_teacher"] = option("fixmatch", "what has to agree with what")
+    threshold: float = option(0.95, "but for mean_teacher: probability from which a class is sure")
+    weight: float = option(0.0, "of the disagreement; 0: mean_teacher 10, others 1")
     unlabelled: float = option(7.0, "rows without a label for each row with one, in a batch")
-    momentum: float = option(0.99, "mean_teacher: of the teacher, at first; it rises, from 0.99 to 0.999")
+    momentum: float = option(0.99, "but for fixmatch: of the teacher, at first; it rises, from 0.99 to 0.999")
     crop: float = option(0.5, "smallest area of a strongly changed view, as a share of the image's")
     jitter: float = option(0.5, "how much such views differ in brightness, contrast and saturation")
     turn: float = option(15.0, "degrees that such views are turned by at the most")
@@ -55,7 +62,11 @@ class Config:
     erase: float = option(0.4, "side of a square painted grey in such views, as a share of the image's")
 
 
-presets: dict[str, Config] = {"fixmatch": Config(), "mean_teacher": Config(method="mean_teacher")}
+presets: dict[str, Config] = {
+    "fixmatch": Config(),
+    "steady_match": Config(method="steady_match", threshold=0.8),
+    "mean_teacher": Config(method="mean_teacher"),
+}
 
 
 def repeats(config: Config, labelled: int, rows: int) -> int:
@@ -128,13 +139,16 @@ class Consistency(Objective):
             erase=config.erase,
         )
         self.other = Views((max(config.crop, 0.8), 1.0), flip=0.0, jitter=config.jitter / 2, grey=0.0)
-        if config.method == "mean_teacher":
+        if config.method != "fixmatch":
             self.teacher = copy.deepcopy(model).requires_grad_(False)
             self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        if config.method == "steady_match":
+            counts = torch.tensor([float(count + 1) for count in self.target.counts or [0] * len(self.target.classes)])
+            self.wanted, self.now, self.said = (_Shares(counts / counts.sum()) for _ in range(3))
 
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         image, truth = batch[self.key], batch[self.target.target_key]
-        given, agree = (self._fixmatch if self.config.method == "fixmatch" else self._mean_teacher)(image)
+        given, agree = (self._mean_teacher if self.config.method == "mean_teacher" else self._match)(image)
         logits, penalty = given
         known = truth >= 0
         # Divided by what a batch holds on average, so that the gradient of many micro-batches is that of one batch.
@@ -155,10 +169,9 @@ class Consistency(Objective):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return the probabilities [B, C]: of the teacher, where there is one."""
-        if self.config.method == "mean_teacher":
-            features = self.teacher(batch)
-            return {self.target.name: _logits(features, self.teacher_head).softmax(1)}
-        return {self.target.name: _logits(self.model(batch), self.head).softmax(1)}
+        if self.config.method == "fixmatch":
+            return {self.target.name: _logits(self.model(batch), self.head).softmax(1)}
+        return {self.target.name: _logits(self.teacher(batch), self.teacher_head).softmax(1)}
 
     def averages(self) -> tuple[Average, ...]:
         """The teacher trails the student."""
@@ -167,24 +180,37 @@ class Consistency(Objective):
         pairs = ((self.model, self.teacher), (self.head, self.teacher_head))
         first = self.config.momentum
         last = 1 - (1 - first) / 10  # from 0.99 to 0.999, as in the paper
-        return tuple(Average(source, target, first, last, "averaged") for source, target in pairs)
+        found = tuple(Average(source, target, first, last, "averaged") for source, target in pairs)
+        if self.config.method == "mean_teacher":
+            return found
+        return (*found, Average(self.now, self.said, REMEMBERED, buffers="averaged"))
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
         """Return images above the views of them on which the model has to agree with itself."""
         images = batch[self.key][:SHOWN]
-        view = self.strong if self.config.method == "fixmatch" else self.other
+        view = self.other if self.config.method == "mean_teacher" else self.strong
         return {"images, and views of which the same has to be said": torch.cat([images.float(), view(images)]) / 255}
 
-    def _fixmatch(self, image: Tensor) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    def _match(self, image: Tensor) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
         """Return (the logits [B, C] of the images as they are, the model's penalty) and (the disagreement, the share of
-        images that the model is sure of)."""
-        both = torch.cat([image.to(torch.float32), self.strong(image).to(torch.float32)])
+        images of which a class is sure)."""
+        weakly = image.to(torch.float32)
+        both = torch.cat([weakly, self.strong(image).to(torch.float32)])
         features = self.model({self.key: both})
         weak, strong = _logits(features, self.head).chunk(2)
-        probability, said = weak.detach().softmax(1).max(1)
+        told = weak.detach().softmax(1) if self.config.method == "fixmatch" else self._steadily(weakly)
+        probability, said = told.max(1)
         sure = (probability >= self.config.threshold).to(strong.dtype)
         disagreement = (F.cross_entropy(strong, said, reduction="none") * sure).mean()
         return (weak, features.penalty), (disagreement, sure.mean())
+
+    @torch.no_grad()
+    def _steadily(self, image: Tensor) -> Tensor:
+        """Return the probabilities [B, C] by the moving average, with classes as often as among the labels."""
+        found = _logits(self.teacher({self.key: image}), self.teacher_head).softmax(1)
+        self.now.value.copy_(found.mean(0))
+        found = found * self.wanted.value / self.said.value.clamp_min(1e-6)
+        return found / found.sum(1, keepdim=True)
 
     def _mean_teacher(self, image: Tensor) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
         """Return the same, with the squared distance of the student's probabilities from its teacher's."""
@@ -195,6 +221,16 @@ class Consistency(Objective):
         disagreement = (logits.softmax(1) - wanted).square().sum(1).mean()
         sure = (wanted.amax(1) >= self.config.threshold).to(wanted.dtype).mean()
         return (logits, features.penalty), (disagreement, sure)
+
+
+class _Shares(nn.Module):
+    """The share of each class, [C]."""
+
+    value: Tensor
+
+    def __init__(self, shares: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", shares.clone())
 
 
 def _logits(features: Features, head: Head) -> Tensor:
