@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fathom.core.ahead import announced
 from fathom.data._ahead import apart
 from fathom.data._store import Picked, TensorStore
 from fathom.data._tensors import allocate
@@ -62,3 +63,17 @@ def test_what_fathom_maps_can_be_fetched() -> None:
     column = allocate({"x": ((8, 1000), torch.float32)}, gigabytes=1e-6)["x"]
     assert apart(column)
     TensorStore({"x": column}).soon(torch.tensor([7, 0]))
+
+
+def test_rows_are_told_of_one_batch_ahead():
+    told: list[list[int]] = []
+
+    class Rows:
+        def soon(self, index: torch.Tensor) -> None:
+            told.append(index.tolist())
+
+    seen = []
+    for index in announced(Rows(), torch.arange(6).split(2), lambda index: index[:1]):  # type: ignore[arg-type]
+        seen.append((index.tolist(), list(told)))
+    assert seen == [([0, 1], [[0], [2]]), ([2, 3], [[0], [2], [4]]), ([4, 5], [[0], [2], [4]])]
+    assert not list(announced(Rows(), ()))  # type: ignore[arg-type]

@@ -62,17 +62,3 @@ def test_neighbouring_seeds_share_no_low_bits() -> None:
 @pytest.mark.parametrize(("rows", "parts", "expected"), [(10, 3, [4, 3, 3]), (2, 2, [1, 1]), (7, 1, [7])])
 def test_sizes(rows: int, parts: int, expected: list[int]) -> None:
     assert order.sizes(rows, parts) == expected
-
-
-def test_rows_are_told_of_one_batch_ahead():
-    told: list[list[int]] = []
-
-    class Rows:
-        def soon(self, index: torch.Tensor) -> None:
-            told.append(index.tolist())
-
-    seen = []
-    for index in order.announced(Rows(), torch.arange(6).split(2), lambda index: index[:1]):  # type: ignore[arg-type]
-        seen.append((index.tolist(), list(told)))
-    assert seen == [([0, 1], [[0], [2]]), ([2, 3], [[0], [2], [4]]), ([4, 5], [[0], [2], [4]])]
-    assert not list(order.announced(Rows(), ()))  # type: ignore[arg-type]

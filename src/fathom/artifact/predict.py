@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fathom.core.ahead import announced
 from fathom.core.errors import ConfigError
 from fathom.core.modes import modes_kept
 from fathom.core.objective import Objective
@@ -170,8 +171,8 @@ def _batches(data: Store | Iterable[Batch], size: int | None) -> Iterator[Batch]
         return
     total = len(data)
     size = size or _batch_size(data, total)
-    for start in range(0, total, size):
-        yield data.gather(torch.arange(start, min(start + size, total)))
+    if total:
+        yield from map(data.gather, announced(data, torch.arange(total).split(size)))
 
 
 def _batch_size(data: Store, total: int) -> int:

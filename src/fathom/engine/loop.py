@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fathom.core.ahead import announced
 from fathom.core.errors import TrainingError
 from fathom.core.objective import Objective
 from fathom.core.types import TrainingData
@@ -20,7 +21,6 @@ from fathom.engine import account
 from fathom.engine.distributed import restarted
 from fathom.engine.fingerprint import made_with
 from fathom.engine.interrupt import Interrupts
-from fathom.engine.order import announced
 from fathom.engine.plan import Plan
 from fathom.engine.records import Record, Saved, Warned
 from fathom.engine.run import Run

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-
 import torch
 from torch import Tensor
 
@@ -30,22 +28,6 @@ def sizes(rows: int, parts: int) -> list[int]:
     """Cut `rows` into `parts` whose sizes differ by at most one, the larger first."""
     size, rest = divmod(rows, parts)
     return [size + 1] * rest + [size] * (parts - rest)
-
-
-def announced(
-    rows: Store, batches: Sequence[Tensor], share: Callable[[Tensor], Tensor] = lambda index: index
-) -> Iterator[Tensor]:
-    """Hand out batches of row numbers; what holds the rows is told of each one ahead, to fetch them meanwhile.
-
-    Args:
-        share: of a batch, the rows that are read here.
-    """
-    for index in batches[:1]:
-        rows.soon(share(index))
-    for place, index in enumerate(batches):
-        for following in batches[place + 1 : place + 2]:
-            rows.soon(share(following))
-        yield index
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:

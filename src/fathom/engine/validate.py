@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fathom.core.ahead import announced
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, Store
 from fathom.engine import order
@@ -37,7 +38,7 @@ def evaluate(
     sums: dict[str, torch.Tensor] = {}
     objective.eval()
     try:
-        for chosen in order.announced(store, _pieces(index, batch_size, world)):
+        for chosen in announced(store, _pieces(index, batch_size, world)):
             with precision:
                 found = objective.metrics(move(store.gather(chosen if len(chosen) else index[:1])))
             for name, values in found.items():
