@@ -106,7 +106,7 @@ def _choose_all(
     known = (remember.recall(name) or {}) if length >= REMEMBERED else {}
     budget = min(LONGEST, SHARE * length)
     steps = ROUNDS[0] * sum(len(values) for _, values in tried)  # that are taken at least
-    trial.shrink(base, budget / max(steps, 1))
+    trial.shrink(base, budget / max(2 * steps, 1))  # of the time there is, as much again is gone or in reserve
     step = trial.seconds(base)
     chosen = _again(run, trial, before, tried, known.get("knobs"), budget / 2) if budget > 8 * step else None
     measured = False
