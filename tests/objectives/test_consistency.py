@@ -41,6 +41,17 @@ def softmax(x: torch.Tensor) -> np.ndarray:
     return x.detach().double().softmax(-1).numpy()
 
 
+def said_by(model: torch.nn.Module, head: torch.nn.Module, image: torch.Tensor) -> np.ndarray:
+    return softmax(head(model({"image:photo": image}).pooled)[:, 0])
+
+
+def parts_of(task, batch, weak, strong, said, sure) -> tuple[float, float]:
+    """ℓ_s of the four labelled rows of twelve, and ℓ_u of what is said of all of them, surely enough."""
+    truth = batch["target:label"].numpy()
+    labelled = -np.log(weak[np.arange(4), truth[:4]]).sum() / (12 * task.share)
+    return labelled, (-np.log(strong[np.arange(12), said]) * sure).mean()
+
+
 def test_fixmatch_is_the_papers_sum():
     """ℓ_s: cross-entropy of labels; ℓ_u: of strong views against what is said, surely enough, of weak ones."""
     task, batch = objective(threshold=0.4, weight=0.7), batch_with_gaps()
@@ -48,13 +59,10 @@ def test_fixmatch_is_the_papers_sum():
     found = task.losses(batch)
     torch.manual_seed(5)
     image = batch["image:photo"].float()
-    weak = softmax(task.head(task.model({"image:photo": image}).pooled)[:, 0])
-    strong = softmax(task.head(task.model({"image:photo": task.strong(image)}).pooled)[:, 0])
-    truth = batch["target:label"].numpy()
-    labelled = -np.log(weak[np.arange(4), truth[:4]]).sum() / (12 * task.share)
+    weak, strong = (said_by(task.model, task.head, each) for each in (image, task.strong(image)))
     sure, said = weak.max(1) >= 0.4, weak.argmax(1)
     assert 0 < sure.sum() < 12
-    unlabelled = (-np.log(strong[np.arange(12), said]) * sure).mean()
+    labelled, unlabelled = parts_of(task, batch, weak, strong, said, sure)
     assert found.total.item() == pytest.approx(labelled + 0.7 * unlabelled, rel=1e-5)
     assert found.parts["sure"].item() == pytest.approx(sure.mean())
 
@@ -72,16 +80,13 @@ def test_steady_match_takes_the_classes_of_the_average_aligned():
     found = task.losses(batch)
     torch.manual_seed(5)
     image = batch["image:photo"].float()
-    weak = softmax(task.head(task.model({"image:photo": image}).pooled)[:, 0])
-    strong = softmax(task.head(task.model({"image:photo": task.strong(image)}).pooled)[:, 0])
-    told = softmax(task.teacher_head(task.teacher({"image:photo": image}).pooled)[:, 0])
+    weak, strong = (said_by(task.model, task.head, each) for each in (image, task.strong(image)))
+    told = said_by(task.teacher, task.teacher_head, image)
     aligned = told * (np.array([9, 3, 6]) / 18) / np.array([0.2, 0.6, 0.2])
     aligned /= aligned.sum(1, keepdims=True)
     sure, said = aligned.max(1) >= 0.45, aligned.argmax(1)
     assert 0 < sure.sum() < 12 and (said != told.argmax(1)).any()
-    truth = batch["target:label"].numpy()
-    labelled = -np.log(weak[np.arange(4), truth[:4]]).sum() / (12 * task.share)
-    unlabelled = (-np.log(strong[np.arange(12), said]) * sure).mean()
+    labelled, unlabelled = parts_of(task, batch, weak, strong, said, sure)
     assert found.total.item() == pytest.approx(labelled + unlabelled, rel=1e-5)
     np.testing.assert_allclose(task.now.value.numpy(), told.mean(0), rtol=1e-5)
     trails = task.averages()[-1]

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 MEASURED = ("memory", "threads", "channels_last", "precision", "form", "remembered")
-
-
 SILENCE = 60.0  # seconds after which a run that prints lines says where it stands
 
 

@@ -35,11 +35,15 @@ class Trial:
         self._each = 0.0  # seconds that a row adds to a step; 0 where that is not known
         self._last = 0.0  # seconds of the last step
 
-    def begin(self) -> float:
-        """Return the seconds of a step on a whole batch: measured, or by those of two parts where it takes long."""
+    def begin(self, known: float = 0.0) -> float:
+        """Return the seconds of a step on a whole batch: measured, or by those of two parts where it takes long.
+
+        Args:
+            known: seconds of a step on the smallest part, where they were measured before.
+        """
         small = 0.0
         if self.whole >= 4 * self.part:
-            small, twice = self.part_seconds(self.part), self.part_seconds(2 * self.part)
+            small, twice = known or self.part_seconds(self.part), self.part_seconds(2 * self.part)
             self._each = max(0.0, twice - small) / self.part
             seconds = min(twice + (self.whole - 2 * self.part) * self._each, twice * self.whole / (2 * self.part))
             if 4 * seconds > WHOLE:

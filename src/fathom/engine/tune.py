@@ -57,8 +57,8 @@ def tune(run: Run) -> list[Chose]:
     before = _keep(run)
     trial = Trial(run)
     try:
-        noticed = _notice(run, trial)
-        base = trial.begin()
+        noticed, small = _notice(run, trial)
+        base = trial.begin(small)
         chosen = _choose_all(run, trial, before, base, run.plan.minutes * 60 or base * run.pace.total, noticed)
         seconds = base * _product(noticed) / _product(chosen[-1:])  # the last tells what all make together
         return chosen + ([_plan(run, trial, seconds)] if limited else [])
@@ -66,14 +66,17 @@ def tune(run: Run) -> list[Chose]:
         _put_back(run, before)
 
 
-def _notice(run: Run, trial: Trial) -> list[Chose]:
+def _notice(run: Run, trial: Trial) -> tuple[list[Chose], float]:
     """Take one thread at once where something else keeps the processor busy.
 
     Steps on several threads then wait for it, tens of times as long: too long to find out by measuring in turns.
+
+    Returns:
+        what was chosen, and the seconds of a step on the smallest part (0: not measured).
     """
     settings = _threads(run)[1]
     if 1 not in settings[1:]:
-        return []
+        return [], 0.0
     kept, taken = run.knobs, {}
     for threads in (1, settings[0]):
         run.knobs = replace(kept, threads=threads)
@@ -81,11 +84,11 @@ def _notice(run: Run, trial: Trial) -> list[Chose]:
         taken[threads] = trial.part_seconds(trial.part)
     alone, all_ = taken[1], taken[settings[0]]
     if all_ < max(TURN, BUSY * alone):
-        return []
+        return [], all_
     run.knobs = replace(kept, threads=1)
     run.turn_knobs()
     why = f"other work keeps the processor busy: {all_ * 1e3:.3g} ms for {trial.part} rows; 1 thread: {alone * 1e3:.3g}"
-    return [Chose(what="threads", value=_say("threads", 1), why=why, gain=all_ / alone)]
+    return [Chose(what="threads", value=_say("threads", 1), why=why, gain=all_ / alone)], alone
 
 
 def _choose_all(

@@ -121,6 +121,8 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> Consistency:
 class Consistency(Objective):
     """A model with a head for the classes and, where asked for, a teacher that trails both."""
 
+    wanted: Tensor
+
     def __init__(self, config: Config, spec: DataSpec, model: nn.Module) -> None:
         super().__init__()
         self.config, self.model = config, model
@@ -144,7 +146,8 @@ class Consistency(Objective):
             self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
         if config.method == "steady_match":
             counts = torch.tensor([float(count + 1) for count in self.target.counts or [0] * len(self.target.classes)])
-            self.wanted, self.now, self.said = (_Shares(counts / counts.sum()) for _ in range(3))
+            self.register_buffer("wanted", counts / counts.sum())
+            self.now, self.said = _Shares(self.wanted), _Shares(self.wanted)
 
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         image, truth = batch[self.key], batch[self.target.target_key]
@@ -171,7 +174,7 @@ class Consistency(Objective):
         """Return the probabilities [B, C]: of the teacher, where there is one."""
         if self.config.method == "fixmatch":
             return {self.target.name: _logits(self.model(batch), self.head).softmax(1)}
-        return {self.target.name: _logits(self.teacher(batch), self.teacher_head).softmax(1)}
+        return {self.target.name: self._taught(batch)}
 
     def averages(self) -> tuple[Average, ...]:
         """The teacher trails the student."""
@@ -207,17 +210,21 @@ class Consistency(Objective):
     @torch.no_grad()
     def _steadily(self, image: Tensor) -> Tensor:
         """Return the probabilities [B, C] by the moving average, with classes as often as among the labels."""
-        found = _logits(self.teacher({self.key: image}), self.teacher_head).softmax(1)
+        found = self._taught({self.key: image})
         self.now.value.copy_(found.mean(0))
-        found = found * self.wanted.value / self.said.value.clamp_min(1e-6)
+        found = found * self.wanted / self.said.value.clamp_min(1e-6)
         return found / found.sum(1, keepdim=True)
+
+    def _taught(self, batch: Batch) -> Tensor:
+        """Return what the teacher says, [B, C]."""
+        return _logits(self.teacher(batch), self.teacher_head).softmax(1)
 
     def _mean_teacher(self, image: Tensor) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
         """Return the same, with the squared distance of the student's probabilities from its teacher's."""
         features = self.model({self.key: self.other(image)})
         logits = _logits(features, self.head)
         with torch.no_grad():
-            wanted = _logits(self.teacher({self.key: self.other(image)}), self.teacher_head).softmax(1)
+            wanted = self._taught({self.key: self.other(image)})
         disagreement = (logits.softmax(1) - wanted).square().sum(1).mean()
         sure = (wanted.amax(1) >= self.config.threshold).to(wanted.dtype).mean()
         return (logits, features.penalty), (disagreement, sure)
