@@ -109,7 +109,8 @@ def _choose_all(
     known = (remember.recall(name) or {}) if length >= REMEMBERED else {}
     budget = min(LONGEST, SHARE * length)
     steps = ROUNDS[0] * sum(len(values) for _, values in tried)  # that are taken at least
-    trial.shrink(base, budget / max(2 * steps, 1))  # of the time there is, as much again is gone or in reserve
+    reserve = 1 if base <= QUICK else 2  # of slow steps, what comes before and beside takes as much again
+    trial.shrink(base, budget / max(reserve * steps, 1))
     step = trial.seconds(base)
     chosen = _again(run, trial, before, tried, known.get("knobs"), budget / 2) if budget > 8 * step else None
     measured = False
