@@ -35,8 +35,8 @@ def batch() -> dict[str, torch.Tensor]:
 
 def test_the_loss_is_the_papers_over_all_pairs():
     objective = task(window=3, negatives=5.0, drawn=7, threshold=0.0)
-    known, reach, negatives = objective.sampled(batch())
-    assert known.tolist() == [[5, 6, 7, 8, 9], [10, 5, -1, -1, -1]]
+    known, text, reach, negatives = objective.sampled(batch())
+    assert known.tolist() == [5, 6, 7, 8, 9, 10, 5] and text.tolist() == [0] * 5 + [1] * 2
     assert reach.min() >= 1 and reach.max() <= 3 and negatives.shape == (7,)
     v, u = objective.model.vectors.weight.detach().numpy(), objective.context.weight.detach().numpy()
 
@@ -44,15 +44,14 @@ def test_the_loss_is_the_papers_over_all_pairs():
         return -math.log1p(math.exp(-x))
 
     total, pairs = 0.0, 0
-    for row, line in enumerate(known.tolist()):
-        for place, word in enumerate(line):
-            for other, neighbour in enumerate(line):
-                if word < 0 or neighbour < 0 or other == place or abs(other - place) > int(reach[row, place]):
-                    continue
-                pairs += 1
-                total -= log_sigmoid(float(v[word] @ u[neighbour]))
-                total -= 5.0 / 7 * sum(log_sigmoid(-float(v[word] @ u[n])) for n in negatives.tolist())
-    cost, count = objective.costs(known, reach, negatives)
+    for place, word in enumerate(known.tolist()):
+        for other, neighbour in enumerate(known.tolist()):
+            if text[place] != text[other] or other == place or abs(other - place) > int(reach[place]):
+                continue
+            pairs += 1
+            total -= log_sigmoid(float(v[word] @ u[neighbour]))
+            total -= 5.0 / 7 * sum(log_sigmoid(-float(v[word] @ u[n])) for n in negatives.tolist())
+    cost, count = objective.costs(known, text, reach, negatives)
     assert count.sum().item() == pairs
     assert cost.sum().item() == pytest.approx(total, rel=1e-5)
     torch.manual_seed(5)

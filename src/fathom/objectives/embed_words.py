@@ -117,39 +117,52 @@ class EmbedWords(Objective):
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         """Return of each text [B] what its pairs cost, and how many it has."""
-        cost, pairs = self.costs(*self.sampled(batch))
-        return {"cost": cost, "pairs": pairs}
+        known, text, reach, negatives = self.sampled(batch)
+        cost, pairs = self.costs(known, text, reach, negatives)
+        none = cost.new_zeros(len(batch[self.field.key]))
+        return {"cost": none.index_add(0, text, cost), "pairs": none.index_add(0, text, pairs)}
 
     def summary(self, means: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": means["cost"] / means["pairs"]}
 
-    def sampled(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw what a loss is made of: words [B, T], −1 behind the last; how far each looks [B, T]; negatives [M]."""
+    def sampled(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw what a loss is made of: the W words that stay, the text of each, how far it looks [W]; negatives [M].
+
+        Words lie one text after the other, without gaps: most of a batch of texts is what fills up its shorter ones.
+        """
         tokens = batch[self.field.key]
         left = ordinary(tokens, self.field.special) & (
             torch.rand(tokens.shape, device=tokens.device) < self.stays[tokens]
         )
-        longest = max(1, int(left.sum(1).max()))
-        order = (~left).long().argsort(dim=1, stable=True)[:, :longest]
-        words = tokens.gather(1, order).masked_fill(~left.gather(1, order), -1)
-        reach = torch.randint(1, self.config.window + 1, words.shape, device=tokens.device)
+        text, place = left.nonzero(as_tuple=True)
+        reach = torch.randint(1, self.config.window + 1, text.shape, device=tokens.device)
         drawn = torch.rand(self.config.drawn, device=tokens.device, dtype=self.reach.dtype)
         negatives = torch.searchsorted(self.reach, drawn, right=True).clamp_max(self.field.vocabulary - 1)
-        return words, reach, negatives
+        return tokens[text, place], text, reach, negatives
 
-    def costs(self, words: Tensor, reach: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the pairs of each text cost [B], and how many there are [B]."""
-        real = words >= 0
-        known = words.clamp_min(0)
-        v, u = self.model.vectors(known), self.context(known)  # type: ignore[operator]  # [B, T, D] each
-        place = torch.arange(words.shape[1], device=words.device)
-        far = (place[:, None] - place).abs()  # [T, T]
-        near = (far > 0) & (far <= reach[:, :, None]) & real[:, :, None] & real[:, None]  # [B, T, T]
-        found, against = wide(v @ u.transpose(1, 2)), wide(v @ self.context(negatives).T)  # [B, T, T], [B, T, M]
-        pairs = near.sum(2).to(found.dtype)  # [B, T], of each word
-        positive = (F.softplus(-found) * near).sum(2)
-        negative = F.softplus(against).mean(2) * pairs
-        return (positive + self.config.negatives * negative).sum(1), pairs.sum(1)
+    def costs(self, words: Tensor, text: Tensor, reach: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the pairs of each word cost [W], and how many they are [W]."""
+        v, u = self.model.vectors(words), self.context(words)  # type: ignore[operator]  # [W, D] each
+        one, other = neighbours(text, reach, self.config.window)
+        found = (v.index_select(0, one) * u.index_select(0, other)).sum(1)  # [P]
+        against = wide(v @ self.context(negatives).T)  # [W, M]
+        pairs = torch.bincount(one, minlength=len(words)).to(against.dtype)
+        negative = F.softplus(against).mean(1) * pairs
+        return (self.config.negatives * negative).index_add(0, one, F.softplus(-wide(found))), pairs
+
+
+def neighbours(text: Tensor, reach: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Return pairs of places, each word's with those of the words that it looks at: texts, reaches [W] -> [P], [P]."""
+    place = torch.arange(len(text), device=text.device)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for far in range(1, min(window, len(text) - 1) + 1):
+        first, second = place[:-far], place[far:]
+        same = text[:-far] == text[far:]
+        for one, other in ((first, second), (second, first)):
+            near = same & (reach[one] >= far)
+            pairs.append((one[near], other[near]))
+    ones, others = zip(*pairs, strict=True) if pairs else ((place[:0],), (place[:0],))
+    return torch.cat(ones), torch.cat(others)
 
 
 def staying(counts: Tensor, threshold: float) -> Tensor:
