@@ -192,8 +192,8 @@ def captioned(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def upscale(given: argparse.Namespace) -> dict[str, Any]:
-    sets = ["model.widths=[16]", "model.attention=[]", "objective.pixels=squared", "engine.learning_rate=2e-3"]
-    task, material, epochs, _ = learn(given, "upscale", "unet", [*sets, "engine.batch_size=32"], 1.0)
+    sets = ["model.widths=[16]", "model.attention=[]", "objective.pixels=squared", "engine.batch_size=32"]
+    task, material, epochs, _ = learn(given, "upscale", "unet", sets, 1.0)
     found = means(task, material.test.prepared.store)
     if given.grids:
         few = material.test.prepared.store.gather(torch.arange(16))

@@ -187,6 +187,7 @@ def built(case: Case, frame: pl.DataFrame, given: argparse.Namespace) -> tuple[A
     """Return what Fathom trains, and on what."""
     targets = {"labels": "label", "few": "label", "pairs": "spanish"}
     engine = {"minutes": given.minutes, "seed": 0, "batch_size": case.batch}
+    engine |= {"optimizer": "adamw", "learning_rate": 1e-3}  # as the other side has it
     sets = [*case.sets, *(PLAIN if case.rows in ("labels", "images", "few") else ()), "split.valid=0", *given.set]
     arguments: dict[str, Any] = {
         "objective": {"name": case.objective},

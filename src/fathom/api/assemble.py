@@ -22,6 +22,7 @@ from fathom.core.types import Augment, DataSpec
 from fathom.data.augment import AugmentConfig
 from fathom.data.augment import build as build_augment
 from fathom.engine.plan import Plan
+from fathom.engine.shard import ABLE
 
 ModelChoice = str | nn.Module | Callable[[DataSpec], nn.Module] | None
 ObjectiveChoice = str | Callable[[DataSpec, nn.Module], Objective] | None
@@ -204,9 +205,11 @@ def _require(entry: catalog.Entry, spec: DataSpec) -> None:
 
 
 def fitting(recipe: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the recipe without the numbers that were tuned for an optimiser other than the one asked for."""
-    engine = dict(recipe.get("engine", {}))
-    if settings.of("engine").get("optimizer", engine.get("optimizer", "adamw")) != engine.get("optimizer", "adamw"):
+    """Return the recipe without an optimiser, and the numbers tuned for it, that is not the one asked for or that
+    cannot be spread over processes where that is asked for."""
+    engine, asked = dict(recipe.get("engine", {})), settings.of("engine")
+    proposed = engine.get("optimizer", "adamw")
+    if asked.get("optimizer", proposed) != proposed or (asked.get("shard") and proposed not in ABLE):
         engine = {name: value for name, value in engine.items() if name not in OF_THE_OPTIMIZER}
     return {**recipe, "engine": engine}
 

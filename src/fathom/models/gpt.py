@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import at_least, below_one, option
+from fathom.core.conventions import batch_size
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
@@ -76,9 +77,14 @@ def paper() -> DataSpec:
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
-    """Return settings that suit this model on such data."""
-    batch = 128 if spec.rows >= 10_000 else 32
-    return {"engine": {"learning_rate": 1e-3, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.1}}
+    """Return settings that suit this model on such data: many small steps.
+
+    Muon: a third of the verses told in one pass cost a network of this size 1.43 bits a byte in steps of 32, 1.49 of
+    64; AdamW's 1.58 and worse. For wide networks its products of matrices cost too much.
+    """
+    muon = {"optimizer": "muon", "learning_rate": 0.02} if config.width <= 512 else {"learning_rate": 1e-3}
+    batch = batch_size(spec.rows, steps=400)
+    return {"engine": {**muon, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.1}}
 
 
 def build(config: Config, spec: DataSpec) -> GPT:

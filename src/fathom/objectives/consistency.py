@@ -41,7 +41,9 @@ REFERENCE = (
     "Sohn, Berthelot, Li, Zhang, Carlini, Cubuk, Kurakin, Zhang, Raffel, FixMatch: Simplifying Semi-Supervised "
     "Learning with Consistency and Confidence, 2020; "
     "Tarvainen, Valpola, Mean Teachers Are Better Role Models: Weight-Averaged Consistency Targets Improve "
-    "Semi-Supervised Deep Learning Results, 2017"
+    "Semi-Supervised Deep Learning Results, 2017; "
+    "Berthelot, Carlini, Cubuk, Kurakin, Sohn, Zhang, Raffel, ReMixMatch: Semi-Supervised Learning with Distribution "
+    "Alignment and Augmentation Anchoring, 2020"
 )
 WEIGHTS = {"fixmatch": 1.0, "steady_match": 1.0, "mean_teacher": 10.0}
 REMEMBERED = 0.99  # of how often classes were said, from one step to the next

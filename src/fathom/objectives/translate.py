@@ -69,7 +69,7 @@ def suggests(spec: DataSpec) -> str:
 def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
     """Return settings that suit most models: many passes, for pairs are few, and a moving average of the weights."""
     batch = 64 if spec.rows >= 2_000 else 32
-    return {"engine": {"learning_rate": 1e-3, "epochs": 30, "batch_size": batch, "warmup": 0.1, "average": 0.999}}
+    return {"engine": {"epochs": 30, "batch_size": batch, "warmup": 0.1, "average": 0.999}}
 
 
 def example() -> DataSpec:
