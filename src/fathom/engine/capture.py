@@ -5,9 +5,9 @@ that a step carries out are recorded once, forward and backward, and played back
 same kernels in the same order, so that not a bit differs. Recording takes a fraction of a second, where compiling
 takes many.
 
-A recording holds for one shape of batch, and only for what depends on tensors alone. So it is used only once it has
-given the loss, the parts, the gradients, the buffers and the random state of the plain step, to the bit, for three
-batches. What cannot be recorded is run as it is.
+A recording holds for one shape of batch, and only for what depends on tensors alone, shapes not on what they hold. So
+it is used only once it has given the loss, the parts, the gradients, the buffers and the random state of the plain
+step, to the bit, for three batches. What cannot be recorded is run as it is.
 """
 
 from __future__ import annotations
@@ -168,6 +168,8 @@ class Recording:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's, on the age of its interpreter
             graph = make_fx(forward_and_backward, tracing_mode="real")(*columns)
+            if any(map(_unsteady, graph.graph.nodes)):  # it may pass every check, and fail at a batch much later
+                raise CannotRecordError("how long some of its tensors are depends on values")
             self._held = _as_inputs(graph)
             self._play = program(graph.graph)
 
@@ -194,6 +196,15 @@ def _own(grad: Tensor, parameter: Tensor, seen: set[int]) -> Tensor:
         seen.add(place.data_ptr())
         return grad
     return torch.empty_like(parameter, requires_grad=False).copy_(grad)
+
+
+def _unsteady(node: Any) -> bool:
+    """Whether the shape of what an operation returns depends on more than shapes: rows that a mask chooses, …"""
+    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+        return False
+    if node.target is not torch.ops.aten.index.Tensor:
+        return True
+    return any(place is not None and place.meta["val"].dtype in (torch.bool, torch.uint8) for place in node.args[1])
 
 
 def _as_inputs(graph: Any) -> list[Tensor]:
