@@ -197,7 +197,9 @@ def upscale(given: argparse.Namespace) -> dict[str, Any]:
     found = means(task, material.test.prepared.store)
     if given.grids:
         few = material.test.prepared.store.gather(torch.arange(16))
-        write_grid(next(iter(task.show(few).values())).numpy(), given.grids / "upscale.png")
+        with torch.inference_mode():
+            shown = next(iter(task.show(few).values()))
+        write_grid(shown.numpy(), given.grids / "upscale.png")
     return {"what": "14x14 to 28x28", "gain_db": found["psnr"] - found["psnr_before"], "epochs": epochs, **found}
 
 
