@@ -15,7 +15,10 @@ import pytest
 import fathom
 from fathom.core.errors import ArtifactError, ConfigError
 
-QUICK: dict[str, Any] = {"engine": {"epochs": 2, "threads": 1, "batch_size": 16}, "evaluate": {"baselines": False}}
+QUICK: dict[str, Any] = {
+    "engine": {"epochs": 2, "threads": 1, "precision": "fp32", "batch_size": 16},
+    "evaluate": {"baselines": False},
+}
 OWN = """
 import torch
 from torch import nn

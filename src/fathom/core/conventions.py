@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fathom.core.types import DataSpec, Field, Stats
 
 LEAST_BATCH = 16
@@ -13,6 +15,14 @@ def batch_size(rows: int, most: int = 128, steps: int = 50) -> int:
     Few rows in large batches would be seen often and yet move the weights seldom.
     """
     return min(most, max(LEAST_BATCH, 1 << max(0, (rows // steps).bit_length() - 1)))
+
+
+def moved(narrow: bool, rate: float) -> dict[str, Any]:
+    """Return a recipe's optimiser: Muon for a narrow network, AdamW at that rate for others.
+
+    Muon's products of matrices cost wide networks too much.
+    """
+    return {"optimizer": "muon", "learning_rate": 0.02} if narrow else {"learning_rate": rate}
 
 
 def imagenet() -> DataSpec:

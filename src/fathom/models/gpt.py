@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import at_least, below_one, option
-from fathom.core.conventions import batch_size
+from fathom.core.conventions import batch_size, moved
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field
@@ -80,11 +80,11 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
     """Return settings that suit this model on such data: many small steps.
 
     Muon: a third of the verses told in one pass cost a network of this size 1.43 bits a byte in steps of 32, 1.49 of
-    64; AdamW's 1.58 and worse. For wide networks its products of matrices cost too much.
+    64; AdamW's 1.58 and worse.
     """
-    muon = {"optimizer": "muon", "learning_rate": 0.02} if config.width <= 512 else {"learning_rate": 1e-3}
+    how = moved(config.width <= 512, 1e-3)
     batch = batch_size(spec.rows, steps=400)
-    return {"engine": {**muon, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.1}}
+    return {"engine": {**how, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.1}}
 
 
 def build(config: Config, spec: DataSpec) -> GPT:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import at_least, below_one, option
+from fathom.core.conventions import moved
 from fathom.core.errors import ConfigError
 from fathom.core.types import Batch, DataSpec, Features, Field
 from fathom.layers.attention import EncoderBlock, Packing, rotary_angles, sinusoids
@@ -96,9 +97,9 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
     verses, after AdamW's 5.02.
     """
     writes = any(field.kind == "text" for field in spec.targets)
-    muon = {"optimizer": "muon", "learning_rate": 0.02} if writes and config.width <= 256 else {"learning_rate": 1e-3}
+    how = moved(writes and config.width <= 256, 1e-3)
     batch = 128 if spec.rows >= 10_000 else 32
-    return {"engine": {**muon, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.05}}
+    return {"engine": {**how, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.05}}
 
 
 def build(config: Config, spec: DataSpec) -> Transformer:

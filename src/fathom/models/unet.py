@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import at_least, below_one, option
-from fathom.core.conventions import batch_size
+from fathom.core.conventions import batch_size, moved
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match, match
 from fathom.core.types import Batch, DataSpec, Features, Field, Stats
@@ -107,13 +107,12 @@ def paper() -> DataSpec:
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
     """Return settings to train with.
 
-    Narrow networks are moved by Muon: after one pass over 9,000 small images a flow's loss is .27, by AdamW .35. Its
-    products of matrices cost wide ones too much, and these want smaller steps.
+    Narrow networks are moved by Muon: after one pass over 9,000 small images a flow's loss is .27, by AdamW .35. Wide
+    ones want smaller steps.
     """
-    narrow = max(config.widths, default=0) < 256
-    moved = {"optimizer": "muon", "learning_rate": 0.02} if narrow else {"learning_rate": 2e-4}
+    how = moved(max(config.widths, default=0) < 256, 2e-4)
     batch = batch_size(spec.rows, steps=280)
-    return {"engine": {**moved, "batch_size": batch, "epochs": 20, "warmup": 0.05, "average": 0.999}}
+    return {"engine": {**how, "batch_size": batch, "epochs": 20, "warmup": 0.05, "average": 0.999}}
 
 
 def build(config: Config, spec: DataSpec) -> UNet | PlainUNet:
