@@ -1,6 +1,6 @@
 """How well verses are translated from English into Spanish, beside a dictionary learned from the same pairs.
 
-    python benchmarks/translate.py [--epochs 40] [--back-epochs 20] [--skip-back] [--rows N]
+    python benchmarks/translate.py [--epochs 40] [--back-epochs 20] [--skip-back] [--rows N] [--more N]
 
 The pairs are the New Testament's of the bundled sample `verses`; judged is on those that the sample keeps for testing,
 by sacreBLEU (pip install sacrebleu).
@@ -9,9 +9,9 @@ by sacreBLEU (pip install sacrebleu).
                        Translation, 1993), learned by expectation maximisation from the training pairs; each word
                        becomes its most probable one, in the same place
     translator         `fathom fit --objective translate` on the training pairs
-    back-translation   the same with the Spanish Old Testament besides, whose English is written by a translator from
-                       Spanish into English learned from the same pairs (Sennrich, Haddow, Birch, Improving Neural
-                       Machine Translation Models with Monolingual Data, 2016)
+    back-translation   the same, for about as many steps, with verses of the Spanish Old Testament besides, whose English
+                       is written by a translator from Spanish into English learned from the same pairs (Sennrich,
+                       Haddow, Birch, Improving Neural Machine Translation Models with Monolingual Data, 2016)
 
 The figures go to results/translate.json.
 """
@@ -45,17 +45,18 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=40)
     options.add_argument("--back-epochs", type=int, default=20)
     options.add_argument("--vocabulary", type=int, default=4096)
-    options.add_argument("--width", type=int, default=192)
-    options.add_argument("--depth", type=int, default=3)
-    options.add_argument("--heads", type=int, default=6)
+    options.add_argument("--width", type=int, default=128)
+    options.add_argument("--depth", type=int, default=2)
+    options.add_argument("--heads", type=int, default=4)
     options.add_argument("--dropout", type=float, default=0.2)
-    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--batch", type=int, default=32)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--rows", type=int, default=0, help="pairs to learn from and to judge by, at most; 0: all")
+    options.add_argument("--more", type=int, default=0, help="verses of Spanish alone, drawn by chance; 0: all")
     options.add_argument("--skip-back", action="store_true")
     options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
     given = options.parse_args()
-    train, test, more = material(given.rows)
+    train, test, more = material(given.rows, given.more, given.seed)
     truth = test["spanish"].to_list()
     found: dict[str, Any] = {"dictionary": by_dictionary(train, test["text"].to_list(), truth)}
     show("dictionary", found["dictionary"])
@@ -65,7 +66,8 @@ def main() -> None:
         back = trained(train, "spanish", "text", given.back_epochs, given)
         written = back.predict(more.select("spanish"))["prediction"]
         both = pl.concat([train, more.with_columns(text=written).select(train.columns)])
-        found["back-translation"] = judged(trained(both, "text", "spanish", given.epochs, given), test, truth)
+        epochs = max(1, round(given.epochs * len(train) / len(both)))
+        found["back-translation"] = judged(trained(both, "text", "spanish", epochs, given), test, truth)
         show("back-translation", found["back-translation"])
     record = {
         "what": f"{len(train):,} pairs to learn from, {len(test):,} to judge by, {len(more):,} verses of Spanish alone",
@@ -78,16 +80,16 @@ def main() -> None:
     RESULTS.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def material(rows: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def material(rows: int, more: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Return the pairs to learn from, those to judge by, and the Spanish verses of the Old Testament."""
     verses = pl.read_parquet(find("verses").path).drop_nulls("spanish")
     books = verses["book"].unique(maintain_order=True).to_list()
     new = verses.filter(pl.col("book").is_in(books[books.index("Matthew") :]))
     old = verses.filter(pl.col("book").is_in(books[: books.index("Matthew")]))
     train, test = (new.filter(pl.col("split") == part).select("text", "spanish") for part in ("train", "test"))
-    if rows:
-        return train.head(rows), test.head(rows), old.head(rows).select("text", "spanish")
-    return train, test, old.select("text", "spanish")
+    old = old.select("text", "spanish")
+    alone = old.sample(min(more, len(old)), seed=seed) if more else old
+    return (train.head(rows), test.head(rows), alone) if rows else (train, test, alone)
 
 
 def trained(pairs: pl.DataFrame, read: str, written: str, epochs: int, given: argparse.Namespace) -> Any:
@@ -95,7 +97,7 @@ def trained(pairs: pl.DataFrame, read: str, written: str, epochs: int, given: ar
         pairs.select(read, written),
         written,
         objective="translate",
-        model="transformer",
+        model="transformer_translator",
         epochs=epochs,
         seed=given.seed,
         config={
@@ -104,8 +106,6 @@ def trained(pairs: pl.DataFrame, read: str, written: str, epochs: int, given: ar
                 "depth": given.depth,
                 "num_heads": given.heads,
                 "dropout": given.dropout,
-                "token_dropout": 0.1,
-                "shared": True,
             },
             "prepare": {"vocabulary": given.vocabulary, "text_length": 96},
             "engine": {"batch_size": given.batch},

@@ -17,12 +17,12 @@ def batch_size(rows: int, most: int = 128, steps: int = 50) -> int:
     return min(most, max(LEAST_BATCH, 1 << max(0, (rows // steps).bit_length() - 1)))
 
 
-def moved(narrow: bool, rate: float) -> dict[str, Any]:
-    """Return a recipe's optimiser: Muon for a narrow network, AdamW at that rate for others.
+def moved(narrow: bool, rate: float, muon: float = 0.02) -> dict[str, Any]:
+    """Return a recipe's optimiser: Muon for a narrow network, AdamW for others, each at its rate.
 
     Muon's products of matrices cost wide networks too much.
     """
-    return {"optimizer": "muon", "learning_rate": 0.02} if narrow else {"learning_rate": rate}
+    return {"optimizer": "muon", "learning_rate": muon} if narrow else {"learning_rate": rate}
 
 
 def imagenet() -> DataSpec:

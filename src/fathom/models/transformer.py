@@ -13,7 +13,7 @@ column a token stands in.
 `transformer_2017` is that of the paper: norms after each part, sines and cosines for positions, ReLU, one table for
 what is read, written and scored. `transformer` itself takes over what was found later: norms before each part (and one
 behind the last), and positions by rotation. `transformer_translator` is one for some thousand pairs of texts that share
-their tokens.
+their tokens; what it reads and what it writes carry their places with them, by which the one soon finds the other.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Config:
 presets: dict[str, Config] = {
     "transformer_small": Config(width=256, depth=4, num_heads=4, dropout=0.1),
     "transformer_base": Config(width=768, depth=12, num_heads=12, dropout=0.1),
-    "transformer_translator": Config(width=192, depth=3, num_heads=6, token_dropout=0.1, shared=True),
+    "transformer_translator": Config(192, 3, 6, positions="sinusoidal", shared=True),
     "transformer_2017": Config(512, 6, 8, 4, "sinusoidal", "mean", 0.1, 0.0, "after", "relu", shared=True),
 }
 
@@ -94,10 +94,11 @@ def recipe(config: Config, spec: DataSpec) -> dict[str, Any]:
     """Return settings that suit this model on such data.
 
     Narrow networks that write are moved by Muon: a token of others cost 4.47 nats after one pass over 3,600 pairs of
-    verses, after AdamW's 5.02.
+    verses, after AdamW's 5.02. With positions by waves it cost 3.95 after four passes over 4,000, and at twice Muon's
+    usual rate 3.72; by rotation 4.18.
     """
     writes = any(field.kind == "text" for field in spec.targets)
-    how = moved(writes and config.width <= 256, 1e-3)
+    how = moved(writes and config.width <= 256, 1e-3, muon=0.04)
     batch = 128 if spec.rows >= 10_000 else 32
     return {"engine": {**how, "epochs": 12, "batch_size": batch, "warmup": 0.1, "weight_decay": 0.05}}
 
