@@ -9,7 +9,7 @@ by sacreBLEU (pip install sacrebleu).
                        Translation, 1993), learned by expectation maximisation from the training pairs; each word
                        becomes its most probable one, in the same place
     translator         `fathom fit --objective translate` on the training pairs
-    back-translation   the same, for about as many steps, with verses of the Spanish Old Testament besides, whose English
+    back-translation   the same in about as many steps, with verses of the Spanish Old Testament besides, whose English
                        is written by a translator from Spanish into English learned from the same pairs (Sennrich,
                        Haddow, Birch, Improving Neural Machine Translation Models with Monolingual Data, 2016)
 
