@@ -46,7 +46,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=1, help="runs, with seeds 0, 1, …")
     options.add_argument("--model", choices=MODELS, help="a network, instead of the one that Fathom chooses")
     options.add_argument("--epochs", type=int, help="passes over the images, instead of those of the recipe")
-    options.add_argument("--set", nargs="*", default=[], help="settings, such as engine.batch_size=64")
+    options.add_argument("--set", nargs="+", action="extend", default=[], help="settings, such as engine.batch_size=64")
     options.add_argument("--out", type=Path, help="a folder for the run and its checkpoints (one seed)")
     options.add_argument("--resume", action="store_true", help="go on from the last checkpoint in it")
     given = options.parse_args()

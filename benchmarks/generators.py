@@ -73,7 +73,7 @@ def main() -> None:
     options.add_argument("--network", default="resnet_gan", help="gan: both networks")
     options.add_argument("--steps", type=int, default=20, help="that diffusion makes an image in")
     options.add_argument("--held-out", nargs="*", default=HELD_OUT, help="classes, one run each")
-    options.add_argument("--set", action="append", default=[], help="an option of every part's training")
+    options.add_argument("--set", nargs="+", action="extend", default=[], help="an option of every part's training")
     given = options.parse_args()
     for name in given.parts or PARTS:
         began = time.perf_counter()

@@ -55,7 +55,9 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=32, help="verses of a step")
     options.add_argument("--rows", type=int, default=0, help="training and test rows at most; 0: all")
     options.add_argument("--skip-nanogpt", action="store_true")
-    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
+    options.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="sets", help="options of every training of Fathom's"
+    )
     given = options.parse_args()
     verses = pl.read_parquet(find("verses").path)
     train, test = (verses.filter(pl.col("split") == part)["text"] for part in ("train", "test"))

@@ -38,7 +38,9 @@ def main() -> None:
     options.add_argument("--depth", type=int, default=3)
     options.add_argument("--corruption", default="tokens", choices=["tokens", "spans"])
     options.add_argument("--rows", type=int, default=0, help="texts without labels at most; 0: all")
-    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
+    options.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="sets", help="options of every training of Fathom's"
+    )
     given = options.parse_args()
     verses = pl.read_parquet(find("verses").path).select("text", "genre", "split")
     train, test = (verses.filter(pl.col("split") == part).drop("split") for part in ("train", "test"))

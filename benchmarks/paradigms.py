@@ -90,7 +90,7 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=1.5, help="of each turn, and at least one step")
     options.add_argument("--minutes", type=float, default=10.0, help="of the run that Fathom is tuned for")
     options.add_argument("--most", type=int, default=4000, help="training rows")
-    options.add_argument("--set", action="append", default=[], help="an option of Fathom's side")
+    options.add_argument("--set", nargs="+", action="extend", default=[], help="an option of Fathom's side")
     given = options.parse_args()
     for name in given.cases or CASES:
         if name not in CASES:

@@ -46,7 +46,7 @@ def main() -> None:
     options.add_argument("--side", type=int, default=48, help="pixels of a piece's side")
     options.add_argument("--pieces", type=int, default=3000, help="to learn from")
     options.add_argument("--grids", type=Path, help="folder for pictures")
-    options.add_argument("--set", action="append", default=[], help="an option of every training")
+    options.add_argument("--set", nargs="+", action="extend", default=[], help="an option of every training")
     given = options.parse_args()
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in given.parts or PARTS:

@@ -44,7 +44,7 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--epochs", type=int, help="passes, instead of those of the recipe")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of both trainings")
+    options.add_argument("--set", nargs="+", action="extend", default=[], dest="sets", help="options of both trainings")
     given = options.parse_args()
     drawings = pl.concat([drawn(given.folder, hand) for hand in HANDS])
     names = np.array(sorted(drawings["label"].unique()))

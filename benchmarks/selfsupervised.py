@@ -60,7 +60,9 @@ def main() -> None:
     options.add_argument("--full", action="store_true", help="learn from all 60,000 images")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--ways", nargs="+", default=["fixmatch", "steady_match", "mean_teacher"], help="consistency")
-    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of the first training of each case")
+    options.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="sets", help="options of the first training of each case"
+    )
     given = options.parse_args()
     train, test = images(given.full)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

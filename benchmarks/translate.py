@@ -54,7 +54,9 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=0, help="pairs to learn from and to judge by, at most; 0: all")
     options.add_argument("--more", type=int, default=0, help="verses of Spanish alone, drawn by chance; 0: all")
     options.add_argument("--skip-back", action="store_true")
-    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
+    options.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="sets", help="options of every training of Fathom's"
+    )
     given = options.parse_args()
     train, test, more = material(given.rows, given.more, given.seed)
     truth = test["spanish"].to_list()

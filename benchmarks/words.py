@@ -54,7 +54,9 @@ def main() -> None:
     options.add_argument("--width", type=int, default=100)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--rows", type=int, default=0, help="verses to learn from and judge by, at most; 0: all")
-    options.add_argument("--set", nargs="*", default=[], dest="sets", help="options of every training of Fathom's")
+    options.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="sets", help="options of every training of Fathom's"
+    )
     given = options.parse_args()
     verses = pl.read_parquet(find("verses").path)
     train, test = (verses.filter(pl.col("split") == part)["text"] for part in ("train", "test"))
