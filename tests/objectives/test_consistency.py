@@ -93,6 +93,24 @@ def test_steady_match_takes_the_classes_of_the_average_aligned():
     assert (trails.source, trails.target, trails.decay, trails.buffers) == (task.now, task.said, 0.99, "averaged")
 
 
+def test_steady_match_tells_sharpened_probabilities():
+    """Sharpen(q, T) = q^(1/T) / Σ q^(1/T) of MixMatch, of every image, sure or not."""
+    task, batch = objective(method="steady_match", temperature=0.5), batch_with_gaps()
+    with torch.no_grad():
+        for p in task.teacher_head.parameters():
+            p.add_(torch.randn_like(p))
+    torch.manual_seed(5)
+    found = task.losses(batch)
+    torch.manual_seed(5)
+    image = batch["image:photo"].float()
+    weak, strong = (said_by(task.model, task.head, each) for each in (image, task.strong(image)))
+    told = said_by(task.teacher, task.teacher_head, image) ** 2  # classes are equally frequent: nothing to align
+    told /= told.sum(1, keepdims=True)
+    assert (told.max(1) < 0.95).any()
+    labelled = -np.log(weak[np.arange(4), batch["target:label"].numpy()[:4]]).sum() / (12 * task.share)
+    assert found.total.item() == pytest.approx(labelled - (told * np.log(strong)).sum(1).mean(), rel=1e-5)
+
+
 def test_mean_teacher_is_the_papers_distance():
     """J = E ‖f(x, θ', η') − f(x, θ, η)‖²."""
     task, batch = objective(method="mean_teacher", weight=3.0), batch_with_gaps()
@@ -233,7 +251,11 @@ def test_rows_without_a_target_are_learned_from_or_set_aside(several):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"threshold": 1.0}, r"objective\.threshold"), ({"crop": 2.0}, r"objective\.crop")],
+    [
+        ({"threshold": 1.0}, r"objective\.threshold"),
+        ({"temperature": -1.0}, r"objective\.temperature"),
+        ({"crop": 2.0}, r"objective\.crop"),
+    ],
 )
 def test_bad_options_are_a_sentence(options, said):
     with pytest.raises(ConfigError, match=said):
