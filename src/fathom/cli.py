@@ -211,13 +211,15 @@ def translate(
     """Translate texts with the model in FOLDER: one line each."""
     from fathom.api.generate import prompts
 
-    lines = [line for given in prompts(text or [], file, sys.stdin) for line in given.splitlines()]
+    missing = 'There is nothing to translate: give texts, as in "In the beginning was the Word.", or a --file of lines.'
+    asked = prompts(text or [], file, sys.stdin, blank=True, missing=missing)
+    lines = [line for given in asked for line in given.splitlines() or [""]]  # line for line, also the blank ones
     trained = fathom.load(folder)
     found = trained.translate(lines, beams=beams, length_penalty=length_penalty)
     rows: list[dict[str, Any]] = [{"text": a, "translation": b} for a, b in zip(lines, found, strict=True)]
     if attention:
         for row in rows:
-            words = trained.looked_at(row["text"], row["translation"])
+            words = trained.looked_at(row["text"], row["translation"]) if row["text"].strip() else []
             row["words"] = [{"word": word, "from": source, "weight": weight} for word, source, weight in words]
     if json:
         _answer(rows)

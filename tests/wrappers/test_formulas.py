@@ -350,6 +350,7 @@ def test_rules_that_cannot_be_read_say_where(text: str, said: str) -> None:
     ("name", "options", "said"),
     [
         ("rules", {"rules__rules": ("coat", "not coat")}, "contradict"),
+        ("rules", {"rules__rules": ("coat -> not coat or coat",)}, "hold whatever is answered"),
         ("rules", {"rules__rules": ()}, "needs rules"),
         ("mixup", {"mixup__alpha": 0.0}, "above 0"),
         ("cutmix", {}, "needs images"),

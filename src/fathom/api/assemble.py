@@ -137,6 +137,13 @@ def preparing(settings: Settings, objective: ObjectiveChoice) -> dict[str, Any]:
     return dict(getattr(objective if entry is None else entry.module, "PREPARE", {}))
 
 
+def columns_needed(settings: Settings, objective: ObjectiveChoice) -> str:
+    """Return a sentence's beginning that tells what columns the objective needs, "" where any will do."""
+    entry = aim(settings, objective)
+    needed = getattr(objective if entry is None else entry.module, "COLUMNS", "")
+    return f"Objective '{entry.name if entry else objective}' needs {needed}" if needed else ""
+
+
 def repeats(settings: Settings, objective: ObjectiveChoice) -> Callable[[int, int], int] | None:
     """Return how often a row with a target stands in an epoch, of an objective that also learns from rows without one;
     None of others."""

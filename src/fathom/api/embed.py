@@ -21,6 +21,7 @@ from fathom.api.look import places, write_table
 from fathom.artifact import Artifact, answers, frame_of
 from fathom.core.errors import ConfigError, DataError, did_you_mean
 from fathom.core.files import replacing
+from fathom.core.objective import with_role
 from fathom.core.roles import Matcher
 from fathom.core.types import Batch, Field
 from fathom.data import Table
@@ -47,8 +48,8 @@ def match(artifact: Artifact, table: Table, captions: Sequence[str], notes: list
     """
     import polars as pl
 
-    module, preprocess = artifact.module, artifact.preprocess
-    if not (isinstance(module, Matcher) and artifact.spec.images and preprocess.texts):
+    module, preprocess = with_role(artifact.module, Matcher), artifact.preprocess
+    if not (module is not None and artifact.spec.images and preprocess.texts):
         raise ConfigError(
             "This model cannot tell which caption fits an image; train one on a table of images and captions with "
             "--objective clip."
@@ -118,7 +119,7 @@ def _completed(artifact: Artifact, table: Table) -> pl.DataFrame:
     import polars as pl
 
     frame = table.frame
-    if isinstance(artifact.module, Matcher) and artifact.spec.images:
+    if with_role(artifact.module, Matcher) is not None and artifact.spec.images:
         lacking = [e.column for e in artifact.preprocess.texts if e.column not in frame.columns]
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in lacking)
     return frame

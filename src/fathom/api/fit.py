@@ -14,6 +14,7 @@ from fathom.api.assemble import (
     ModelChoice,
     ObjectiveChoice,
     assemble,
+    columns_needed,
     fitting,
     preparing,
     repeats,
@@ -118,7 +119,8 @@ def fit(
     use = use_of_targets(settings, objective)
     settings = settings.over({"prepare": preparing(settings, objective)})
     words, again = begun.vocabulary if begun else None, repeats(settings, objective)
-    material = prepare(source, test, settings, seed, words, use, begun is not None, again)
+    lacking = columns_needed(settings, objective)
+    material = prepare(source, test, settings, seed, words, use, begun is not None, again, lacking)
     _check_batch(asked, len(material.train.prepared.rows))
     for line in material.told():
         tell(line)

@@ -172,8 +172,17 @@ def of_artifact(found: artifacts.Artifact, cut: bool = False) -> Author:
     return Author(module, script, lambda prompt: _row(reader, read, prompt, whole, cut))
 
 
-def prompts(given: Sequence[str], file: Path | None, stdin: TextIO) -> list[str]:
+NO_PROMPT = 'There is no prompt: give one as --prompt "Once upon a time", or a --file with one a line.'
+
+
+def prompts(
+    given: Sequence[str], file: Path | None, stdin: TextIO, *, blank: bool = False, missing: str = NO_PROMPT
+) -> list[str]:
     """Return the prompts of a command line; "-" among them stands for all of stdin, as a file for stdin's lines.
+
+    Args:
+        blank: whether lines of a file with nothing on them are prompts, too.
+        missing: what is said where there are none.
 
     Raises:
         ConfigError: there are none. DataError: the file cannot be read.
@@ -182,11 +191,11 @@ def prompts(given: Sequence[str], file: Path | None, stdin: TextIO) -> list[str]
         found = [stdin.read().rstrip("\n") if prompt == "-" else prompt for prompt in given]
         if file is not None:
             text = stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-            found += [line for line in text.splitlines() if line.strip()]
+            found += [line for line in text.splitlines() if blank or line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{file or 'stdin'}' cannot be read: {error}.") from None
     if not found:
-        raise ConfigError('There is no prompt: give one as --prompt "Once upon a time", or a --file with one a line.')
+        raise ConfigError(missing)
     return found
 
 

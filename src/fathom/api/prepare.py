@@ -136,6 +136,7 @@ def prepare(
     use: str = "needed",
     trained: bool = False,
     repeats: Callable[[int, int], int] | None = None,
+    lacking: str = "",
 ) -> Material:
     """Return the material of one run.
 
@@ -147,6 +148,7 @@ def prepare(
         trained: whether the network begins with trained weights, and so is moved by a fixed number of steps.
         repeats: of an objective that also learns from rows without a target: how often a row with one stands in an
             epoch, given how many have one and how many rows there are. Otherwise rows without one are set aside.
+        lacking: beginning of what is said where there are too few columns: what the objective needs.
 
     Raises:
         DataError, ConfigError: naming file, row, column or option.
@@ -157,12 +159,15 @@ def prepare(
     targets = () if use == "unused" else named
     if use == "needed" and not targets:
         raise DataError(
-            f"Which column of {table.origin} shall be predicted? Name it with --target (or target=…). "
+            _few(lacking, table.frame.columns)
+            or f"Which column of {table.origin} shall be predicted? Name it with --target (or target=…). "
             f"Columns: {', '.join(table.frame.columns[:20])}."
         )
     tested = None if test is None else read(test, text=table.text_columns)
     dividing = _split_config(settings, table, tested is not None)
     inputs = _inputs(table, config, named, dividing)
+    if lacking and not inputs:
+        raise DataError(_few(lacking, table.frame.columns))
     judged = bool(targets)  # whether test rows of a class never seen are worth keeping
     columns = tuple(
         column
@@ -209,6 +214,16 @@ def prepare(
         notes=_notes(table, tested, train, valid, judge),
         repeats=repeats,
     )
+
+
+def _few(lacking: str, columns: Sequence[str]) -> str:
+    """Return what is said of a table with too few columns, or without one that is named as the target; "" of an
+    objective that needs none in particular."""
+    if not lacking:
+        return ""
+    count = {0: "none", 1: "one"}.get(len(columns), f"{len(columns)}")
+    named = "" if len(columns) < 2 else "; name the target with --target (or target=…)"
+    return f"{lacking}; found {count}: {', '.join(columns[:20])}{named}."
 
 
 def _split_config(settings: Settings, table: Table, tested: bool) -> SplitConfig:

@@ -17,7 +17,7 @@ import torch
 
 from fathom.artifact import Artifact, evaluating
 from fathom.core.errors import ConfigError, DataError, did_you_mean
-from fathom.core.objective import Objective
+from fathom.core.objective import Objective, with_role
 from fathom.core.roles import Sampler
 from fathom.core.types import DataSpec
 from fathom.data import Preprocess, Table
@@ -48,22 +48,23 @@ def sampled(
     """
     if not 1 <= count <= MOST:
         raise ConfigError(f"Images to make were given as {count}; expected 1 to {MOST:,}.")
-    if not isinstance(objective, Sampler):
+    maker = with_role(objective, Sampler)
+    if maker is None:
         raise ConfigError(
             f"A model trained by {type(objective).__name__} makes no images; train one with --objective diffuse, "
             "adversarial, or autoencode with the model vae."
         )
     how = {name: value for name, value in how.items() if value is not None}
-    known = signature(objective.sample).parameters
+    known = signature(maker.sample).parameters
     for name in how:
         if name not in known:
-            raise ConfigError(f"Option '{name}' is for diffusion models; {type(objective).__name__} has no such thing.")
+            raise ConfigError(f"Option '{name}' is for diffusion models; {type(maker).__name__} has no such thing.")
     label = _codes(classes, spec, count) if classes else None
     if captions is not None:
         how["caption"] = captions[torch.arange(count) % len(captions)]
     where = next(objective.parameters()).device
     with evaluating(objective, where):
-        images = objective.sample(count, torch.Generator().manual_seed(seed), label, **how)
+        images = maker.sample(count, torch.Generator().manual_seed(seed), label, **how)
     found: np.ndarray = images.float().cpu().numpy()
     return found
 
@@ -76,7 +77,7 @@ def tokens(prompts: Sequence[str], preprocess: Preprocess, objective: Objective)
     """
     import polars as pl
 
-    if getattr(objective, "words", None) is None:
+    if all(getattr(part, "words", None) is None for part in objective.members()):
         raise ConfigError(
             f"Nothing can be asked of this model in words, such as '{prompts[0]}': train one with --objective diffuse "
             "on a table of images and a text column that says what is to be seen on each."

@@ -179,7 +179,7 @@ def _artifact(config: TransferConfig, folder: Path) -> Origin:
         raise ConfigError(f"The model in '{folder}' is not one of Fathom's, so that only its own code can build it.")
     known = catalog.find("models", described["name"])
     entry = catalog.Entry("models", known.name, known.module, build(type(known.config), described["config"], "model"))
-    state = dict(found.module.model.state_dict())
+    state = dict(found.module.network.state_dict())
     table = tuple(Match(name, (name,)) for name in state)
     texts, images = found.preprocess.texts, found.preprocess.images
     reading: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from torch import Tensor
 from fathom.api.generate import of_artifact, settings
 from fathom.artifact import Artifact
 from fathom.core.errors import ConfigError
+from fathom.core.objective import with_role
 from fathom.objectives.translate import Translate
 
 JUDGED = 1_000  # texts, evenly spread, that are translated to judge a model
@@ -29,11 +30,11 @@ NEEDED = "BLEU is computed by sacrebleu, which is not installed: pip install sac
 
 
 def translates(artifact: Artifact) -> bool:
-    return isinstance(artifact.module, Translate)
+    return with_role(artifact.module, Translate) is not None
 
 
 def translations(artifact: Artifact, texts: Sequence[str], cut: bool = False, **options: Any) -> list[str]:
-    """Return the translation of each text.
+    """Return the translation of each text; of a blank one, a blank one.
 
     Args:
         cut: texts that are too long lose their end, rather than being refused.
@@ -42,8 +43,8 @@ def translations(artifact: Artifact, texts: Sequence[str], cut: bool = False, **
     Raises:
         ConfigError: the model does not translate, or an option is out of range. DataError: a text is too long.
     """
-    task = artifact.module
-    if not isinstance(task, Translate):
+    task: Translate | None = with_role(artifact.module, Translate)
+    if task is None:
         raise ConfigError(
             "The model does not translate: train one with --objective translate on a text column to read and, as the "
             "target, one to write."
@@ -53,7 +54,9 @@ def translations(artifact: Artifact, texts: Sequence[str], cut: bool = False, **
         given.setdefault("beams", task.config.beams)
     given.setdefault("length_penalty", task.config.length_penalty)
     given.setdefault("tokens", task.written.shape[0] - 1)
-    return [text.text.strip() for text in of_artifact(artifact, cut).texts(texts, settings(**given))]
+    author, chosen = of_artifact(artifact, cut), settings(**given)
+    found = iter(author.texts([text for text in texts if text.strip()], chosen))
+    return [next(found).text.strip() if text.strip() else "" for text in texts]
 
 
 def translated(artifact: Artifact, frame: pl.DataFrame, tell: Callable[[str], None]) -> pl.DataFrame:
@@ -76,7 +79,7 @@ def looked_at(artifact: Artifact, text: str, translation: str) -> list[tuple[str
     Raises:
         ConfigError: the model does not translate, or tells nothing of its attention. DataError: the text is too long.
     """
-    if not isinstance(artifact.module, Translate):
+    if not translates(artifact):
         raise ConfigError("The model does not translate, and so has no words of one language to lay beside another's.")
     author, model = of_artifact(artifact), artifact.module.model
     read, written = artifact.preprocess.texts[0], artifact.preprocess.written[0]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fathom.core.ahead import announced
 from fathom.core.errors import ConfigError
 from fathom.core.modes import modes_kept
-from fathom.core.objective import Objective
+from fathom.core.objective import Objective, with_role
 from fathom.core.roles import Embedder
 from fathom.core.types import Batch, DataSpec, Field, Store
 
@@ -79,10 +79,12 @@ def embeddings(
     Arguments and errors are those of `outputs`.
     """
 
+    own = with_role(objective, Embedder)
+
     def ask(batch: Batch) -> dict[str, Tensor]:
-        if isinstance(objective, Embedder):
-            return {"embedding": objective.embed(batch)}
-        pooled: Tensor = objective.model(batch).pooled
+        if own is not None:
+            return {"embedding": own.embed(batch)}
+        pooled: Tensor = objective.network(batch).pooled
         return {"embedding": pooled.mean(1) if pooled.dim() == 3 else pooled}
 
     return answers(objective, ask, data, batch_size, threads)

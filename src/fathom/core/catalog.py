@@ -22,6 +22,7 @@ What a public file of `models/`, `objectives/` and `wrappers/` holds:
     TARGET      objectives: whether they learn from target columns, "needed" (where nothing is said), "optional" or
                 "unused": then a target is no input either
     PREPARE     objectives, if they like: options of group `prepare` where the user says nothing
+    COLUMNS     objectives, if they like: what columns they need, said where there are too few of any kind to go on
     repeats     objectives that also learn from rows whose target is missing (code -1 in a batch): (config, rows with
                 one, rows) -> how often a row with one stands in an epoch
     suggests    objectives, if they like: (spec) -> the name of the model to train where the user names none

@@ -116,8 +116,10 @@ def chosen(options: Mapping[str, Any]) -> catalog.Entry:
     if not isinstance(entry.module, Combination):
         rest = _without_name(rest, alone, known)
         return replace(entry, config=config.build(type(entry.config), {**known, **rest}, "objective"))
-    plain = {key: value for key, value in rest.items() if key not in known}
-    nested = {key: value for key, value in rest.items() if key in known}
+    # Of an option that is called as its part is, what is no group of options is the option.
+    own = {key for key, value in rest.items() if key == alone and key in known.get(key, {}) and not _is_group(value)}
+    plain = {key: value for key, value in rest.items() if key not in known or key in own}
+    nested = {key: value for key, value in rest.items() if key in known and key not in own}
     if plain and alone not in known:
         raise ConfigError(_misplaced(next(iter(plain)), entry))
     if plain:  # one name is written, and these are its options
@@ -179,6 +181,18 @@ class Combination:
             problem = entry.module.accepts(_seen(spec, entry))
             if problem:
                 return f"of '{name}', {problem}"
+        return self._gaps(spec)
+
+    def _gaps(self, spec: DataSpec) -> str | None:
+        """Return which part cannot learn beside one that learns from rows without a target, or None."""
+        counts = [sum(target.counts) for target in spec.targets if target.kind == "category" and target.counts]
+        if self.repeats is None or not counts or max(counts) >= spec.rows:
+            return None
+        for leaf in self.leaves:
+            entry = self.parts[leaf]
+            if _use(entry) != "unused" and getattr(entry.module, "repeats", None) is None:
+                missing = f"{spec.rows - max(counts):,} of {spec.rows:,} rows have no '{spec.targets[0].name}'"
+                return f"of '{leaf}', it learns from every row's target, and {missing}: leave it out of the sum"
         return None
 
     def needs(self, model: nn.Module) -> str | None:
@@ -353,9 +367,13 @@ def _seen(spec: DataSpec, entry: catalog.Entry) -> DataSpec:
 
 
 def _group(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+    if not _is_group(value):
         raise ConfigError(f"'objective.{name}' is a group of options: set one of them, as in objective.{name}.NAME=…")
-    return value
+    return cast(Mapping[str, Any], value)
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _without_name(options: dict[str, Any], name: str, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,11 @@ class Objective(nn.Module, ABC):
     together: tuple[str, int] | None = None
     soft_targets: bool = False
 
+    @property
+    def network(self) -> nn.Module:
+        """What was learned, for who goes on from it. The default: the model; of one with a teacher, that."""
+        return self.model
+
     @abstractmethod
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         """Return what `batch` costs in `phase`."""
@@ -74,9 +79,18 @@ class Objective(nn.Module, ABC):
         """Return the networks that trail others. The default: none."""
         return ()
 
+    def members(self) -> tuple[Objective, ...]:
+        """Return what the objective is made of. The default: itself alone; of a sum also its parts."""
+        return (self,)
+
     def kept(self) -> Objective:
         """Return what of it is kept once it has been trained. The default: all of it; of a wrapper, what it holds."""
         return self
+
+
+def with_role(objective: Objective, role: type[Any]) -> Any:
+    """Return the objective, or the first part of a sum, that is of a class or has a role (core/roles.py); or None."""
+    return next((part for part in objective.members() if isinstance(part, role)), None)
 
 
 def predicted(objective: Objective, spec: DataSpec) -> tuple[Field, ...]:

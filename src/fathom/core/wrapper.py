@@ -34,6 +34,10 @@ class Wrapper(Objective):
         return self.inner.model
 
     @property
+    def network(self) -> nn.Module:
+        return self.inner.network
+
+    @property
     def predicts(self) -> tuple[Field, ...] | None:  # type: ignore[override]
         return self.inner.predicts
 
@@ -44,6 +48,9 @@ class Wrapper(Objective):
     @property
     def together(self) -> tuple[str, int] | None:  # type: ignore[override]
         return self.inner.together
+
+    def members(self) -> tuple[Objective, ...]:
+        return self.inner.members()
 
     def kept(self) -> Objective:
         return self.inner.kept()

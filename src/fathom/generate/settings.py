@@ -32,7 +32,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("tokens", 1), ("temperature", 0), ("top_k", 0), ("beams", 1)):
+        for name, least in (("tokens", 1), ("temperature", 0), ("top_k", 0), ("beams", 1), ("length_penalty", 0)):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"'{name}' was given {getattr(self, name)}; expected {least} or more.")
         if not 0 < self.top_p <= 1:

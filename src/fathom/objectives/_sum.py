@@ -45,6 +45,12 @@ class Sum(Objective):
             for phase in found
         }
 
+    @property
+    def network(self) -> nn.Module:
+        """The model, or the first teacher that trails it."""
+        found = (self._part(name).network for name in self.parts)
+        return next((network for network in found if network is not self.model), self.model)
+
     def losses(self, batch: Batch, phase: str = TOGETHER) -> Loss:
         """Return the weighted sum, each part's own loss and its parts; of a turn apart, what its part says, weighted.
 
@@ -107,6 +113,9 @@ class Sum(Objective):
 
     def averages(self) -> tuple[Average, ...]:
         return tuple(average for name in self.parts for average in self._part(name).averages())
+
+    def members(self) -> tuple[Objective, ...]:
+        return (self, *(member for name in self.parts for member in self._part(name).members()))
 
     def kept(self) -> Objective:
         parts = [(name, weight, self._part(name).kept()) for name, weight in self.weights.items()]

@@ -166,6 +166,10 @@ class Consistency(Objective):
             self.register_buffer("wanted", counts / counts.sum())
             self.now, self.said = _Shares(self.wanted), _Shares(self.wanted)
 
+    @property
+    def network(self) -> nn.Module:
+        return self.model if self.config.method == "fixmatch" else self.teacher
+
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         image, truth = batch[self.key], batch[self.target.target_key]
         given, agree = (self._mean_teacher if self.config.method == "mean_teacher" else self._match)(image)

@@ -60,7 +60,7 @@ def accepts(spec: DataSpec) -> str | None:
 
 def needs(model: nn.Module) -> str | None:
     """Return why this objective cannot train such a model, or None."""
-    if isinstance(model, LanguageModel):
+    if isinstance(model, LanguageModel) and not isinstance(model, Translator):  # which has all of its members, too
         return "it needs one that looks at both sides of a token, such as bert, transformer or t5"
     return None
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fathom.core.config import option
 from fathom.core.objective import Objective
-from fathom.core.roles import Answer, LanguageModel, Question
+from fathom.core.roles import Answer, LanguageModel, Question, Translator
 from fathom.core.types import Batch, DataSpec, Features, Field, Loss
 from fathom.layers.scoring import NOTHING, per_row, token_cost, told
 
@@ -49,7 +49,9 @@ def accepts(spec: DataSpec) -> str | None:
 
 def needs(model: nn.Module) -> str | None:
     """Return why this objective cannot train such a model, or None."""
-    return None if isinstance(model, LanguageModel) else "it needs one that tells the next token, such as gpt or llama"
+    if isinstance(model, LanguageModel) and not isinstance(model, Translator):  # which has all of its members, too
+        return None
+    return "it needs one that tells the next token, such as gpt or llama"
 
 
 def suggests(spec: DataSpec) -> str:

@@ -158,6 +158,10 @@ class SelfDistill(Objective):
         self.small = Views((config.least, config.crop), **varied)
         self._small: tuple[int, int] | None = None  # size of small views, once it is known what the model takes
 
+    @property
+    def network(self) -> nn.Module:
+        return self.teacher
+
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         answers, scores, penalty = self._answers(batch)
         if self.training and torch.is_grad_enabled():

@@ -31,6 +31,7 @@ REFERENCE = (
     "Attention Is All You Need, 2017; teacher forcing: Williams, Zipser, A Learning Algorithm for Continually Running "
     "Fully Recurrent Neural Networks, 1989"
 )
+COLUMNS = "two text columns, one to read and, as the target, one to write"
 PREPARE = {"text_case": "keep", "vocabulary": 8192}
 
 
@@ -51,7 +52,7 @@ def accepts(spec: DataSpec) -> str | None:
     if len(written) == 1 and len(spec.targets) == 1 and len(spec.texts) == len(spec.inputs) == 1:
         return None
     return (
-        "it needs two text columns, one to read and, as the target, one to write; found "
+        f"it needs {COLUMNS}; found "
         f"{len(texts) or 'none'}{': ' + ', '.join(texts) if texts else ''}, with "
         f"{len(spec.inputs)} input and {len(spec.targets)} target columns in all"
     )

@@ -77,7 +77,7 @@ def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = 
             f"one of images with {field.shape[0]} channel(s) alone."
         )
     picture = _picture(config.style, field) if config.style else None
-    return Perceive(config, inner, trained.objective.model, seen[0].key, picture)
+    return Perceive(config, inner, trained.objective.network, seen[0].key, picture)
 
 
 class Perceive(Wrapper):

@@ -152,7 +152,7 @@ def _allowed(targets: tuple[Field, ...], rules: tuple[Formula, ...]) -> Tensor:
     """Return one for each world, a class of each target, in which all rules hold, else zero.
 
     Raises:
-        ConfigError: there are too many worlds, or none in which they all hold.
+        ConfigError: there are too many worlds, or the rules hold in none, or in all.
     """
     count = 1
     for target in targets:
@@ -171,4 +171,9 @@ def _allowed(targets: tuple[Field, ...], rules: tuple[Formula, ...]) -> Tensor:
     allowed = torch.stack([truth(rule, "godel", holds) for rule in rules]).amin(0)
     if not allowed.any():
         raise ConfigError("The rules contradict one another: no answer keeps them all.")
+    if allowed.all():
+        raise ConfigError(
+            "The rules hold whatever is answered, as a row has one class of each target: speak of two targets, or set "
+            "objective.rules.logic to product, which counts the classes of one target as if apart."
+        )
     return allowed
