@@ -7,6 +7,9 @@ is a loop as papers and libraries print it (`peers/`): rows from a DataLoader, A
 threads. Both have the same rows, batch and sizes of network. They take turns of --seconds in one process, a step of
 each turn left out; of each turn the ratio of rows a second is taken, and the median of these is told with the least and
 the largest. The figures go to results/paradigms.json, and the geometric mean is that of all cases measured so far.
+
+lightly, which has SimCLR and DINO, needs torchvision, which does not load beside a CPU build of this PyTorch; word2vec
+beside gensim is words.py.
 """
 
 from __future__ import annotations

@@ -146,9 +146,9 @@ class Distill(Wrapper):
         teacher, device = self._teacher[0], next(iter(batch.values())).device
         if next(teacher.parameters()).device != device:
             teacher.to(device)
-        with once(teacher.model):
+        with once(teacher.network):
             found = teacher.predict(batch)
-            features = one_vector(teacher.model(batch).pooled)
+            features = one_vector(teacher.network(batch).pooled)
         said = [
             found[t.name] if o is None else found[t.name][:, o] for t, o in zip(self.targets, self.order, strict=True)
         ]
