@@ -73,14 +73,19 @@ class Likelihood(nn.Module):
             found[field.name] = value.sigmoid() if self.pixels == "bernoulli" else normalize.picture(value)  # type: ignore[operator]
         return found
 
-    def values(self, batch: Batch) -> float:
-        """Return how many numbers, pixels, classes and tokens a row has, on average."""
-        total = 0.0
+    def values(self, batch: Batch) -> Tensor | float:
+        """Return how many numbers, pixels, classes and tokens the rows have together, each row at least one.
+
+        It adds up over micro-batches. Where there are texts, whose rows differ, it is a tensor that nobody waits for.
+        """
+        rows, each = 0, 0
         for key in ("number", "category", *(field.key for field in self.images)):
-            total += float(batch[key][0].numel()) if key in batch else 0.0
-        for key, pad in self.texts.items():
-            total += float((batch[key] != pad).float().sum(1).mean())
-        return max(1.0, total)
+            if key in batch:
+                rows, each = len(batch[key]), each + batch[key][0].numel()
+        if not self.texts:
+            return float(rows * max(1, each))
+        tokens = torch.stack([(batch[key] != pad).sum(1) for key, pad in self.texts.items()]).sum(0)  # [B]
+        return (tokens + each).clamp_min(1).sum()
 
     def _of_numbers(self, key: str, given: Tensor, wanted: Tensor) -> Tensor:
         error = given - wanted.to(given.dtype)

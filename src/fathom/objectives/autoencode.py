@@ -151,9 +151,11 @@ class Autoencode(Objective):
         parts = {"reconstruction": self._cost(batch, code)} | extra  # [B] each, nats
         weights = {"divergence": self.config.beta, "commitment": self.config.commitment}
         total = torch.stack([weights.get(name, 1.0) * value for name, value in parts.items()]).sum(0)
-        loss = total.mean() / self.likelihood.values(batch)
+        values = self.likelihood.values(batch)
         means = {name: value.mean() for name, value in parts.items()}
-        return Loss(loss, means, weight=float(len(total)))
+        # Rows weigh alike where they are of one length; where texts are not, the loss is a mean over values.
+        weight = values if isinstance(values, Tensor) else float(len(total))
+        return Loss(total.sum() / values, means, weight=weight)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return `embedding`, the code [B, Z] (of a variational one its mean), and `anomaly` [B], what the row costs

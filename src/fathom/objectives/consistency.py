@@ -40,6 +40,7 @@ from fathom.core.types import Average, Batch, DataSpec, Features, Field, Loss, S
 from fathom.layers.heads import Head
 from fathom.layers.precision import wide
 from fathom.layers.similar import one_vector
+from fathom.layers.tally import StepMean
 from fathom.layers.views import Views
 
 REFERENCE = (
@@ -164,7 +165,7 @@ class Consistency(Objective):
         if config.method == "steady_match":
             counts = torch.tensor([float(count + 1) for count in self.target.counts or [0] * len(self.target.classes)])
             self.register_buffer("wanted", counts / counts.sum())
-            self.now, self.said = _Shares(self.wanted), _Shares(self.wanted)
+            self.now, self.said = StepMean(self.wanted), StepMean(self.wanted)
 
     @property
     def network(self) -> nn.Module:
@@ -222,7 +223,9 @@ class Consistency(Objective):
         both = torch.cat([weakly, self.strong(image).to(torch.float32)])
         features = self.model({self.key: both})
         weak, strong = _logits(features, self.head).chunk(2)
-        told = weak.detach().softmax(1) if self.config.method == "fixmatch" else self._steadily(weakly)
+        told = weak.detach().softmax(1)
+        if self.config.method == "steady_match":
+            told = self._steadily(weakly, learning=self.training and torch.is_grad_enabled())
         probability, said = told.max(1)
         sure = (probability >= self.config.threshold).to(strong.dtype)
         if self.config.method == "steady_match" and self.config.temperature > 0:
@@ -232,10 +235,11 @@ class Consistency(Objective):
         return (weak, features.penalty), (disagreement, sure.mean())
 
     @torch.no_grad()
-    def _steadily(self, image: Tensor) -> Tensor:
+    def _steadily(self, image: Tensor, learning: bool) -> Tensor:
         """Return the probabilities [B, C] by the moving average, with classes as often as among the labels."""
         found = self._taught({self.key: image})
-        self.now.value.copy_(found.mean(0))
+        if learning:
+            self.now.take(found.mean(0), len(found), self.said)
         found = found * self.wanted / self.said.value.clamp_min(1e-6)
         return found / found.sum(1, keepdim=True)
 
@@ -252,16 +256,6 @@ class Consistency(Objective):
         disagreement = (logits.softmax(1) - wanted).square().sum(1).mean()
         sure = (wanted.amax(1) >= self.config.threshold).to(wanted.dtype).mean()
         return (logits, features.penalty), (disagreement, sure)
-
-
-class _Shares(nn.Module):
-    """The share of each class, [C]."""
-
-    value: Tensor
-
-    def __init__(self, shares: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value", shares.clone())
 
 
 def _logits(features: Features, head: Head) -> Tensor:

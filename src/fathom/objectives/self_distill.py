@@ -32,6 +32,7 @@ from fathom.core.roles import Patches
 from fathom.core.types import Average, Batch, DataSpec, Features, Field, Loss, Stats
 from fathom.layers.probe import asking
 from fathom.layers.similar import one_vector, unit
+from fathom.layers.tally import StepMean
 from fathom.layers.views import Views
 
 REFERENCE = (
@@ -108,13 +109,7 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> SelfDistill:
 
 
 class Prototypes(nn.Module):
-    """From features to scores: three layers, and cosines with learned prototypes, [B, D] -> [B, K].
-
-    `center` is the running mean of a teacher's scores. The student's is moved by each batch, the teacher's becomes that
-    after each step, as all its buffers do: within a step, and all micro-batches of it, the centre in use stands still.
-    """
-
-    center: Tensor
+    """From features to scores: three layers, and cosines with learned prototypes, [B, D] -> [B, K]."""
 
     def __init__(self, width: int, config: Config) -> None:
         super().__init__()
@@ -126,7 +121,6 @@ class Prototypes(nn.Module):
             nn.Linear(config.hidden, config.bottleneck),
         )
         self.prototypes = nn.Parameter(torch.randn(config.prototypes, config.bottleneck))
-        self.register_buffer("center", torch.zeros(config.prototypes))
         for layer in self.network:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -135,15 +129,14 @@ class Prototypes(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return unit(self.network(features)) @ unit(self.prototypes).T
 
-    @torch.no_grad()
-    def move_center(self, scores: Tensor, momentum: float) -> None:
-        """Take in the scores [..., K] of a batch."""
-        mean = scores.flatten(0, -2).mean(0).to(self.center.dtype)
-        self.center.lerp_(mean, 1 - momentum)
-
 
 class SelfDistill(Objective):
-    """A student, which is the model, and a teacher of the same kind that trails it."""
+    """A student, which is the model, and a teacher of the same kind that trails it.
+
+    Attributes:
+        scored: the mean of the teacher's scores in the present step.
+        center: its running mean, which moves after each step: all micro-batches of a step see the same.
+    """
 
     predicts = ()
 
@@ -153,6 +146,7 @@ class SelfDistill(Objective):
         self.head = Prototypes(int(model.width), config)  # type: ignore[arg-type]
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.scored, self.center = (StepMean(torch.zeros(config.prototypes)) for _ in range(2))
         varied: dict[str, Any] = {"flip": 0.5 * config.flip, "jitter": config.jitter, "blur": config.blur}
         self.large = Views((config.crop, 1.0), **varied)
         self.small = Views((config.least, config.crop), **varied)
@@ -165,7 +159,7 @@ class SelfDistill(Objective):
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         answers, scores, penalty = self._answers(batch)
         if self.training and torch.is_grad_enabled():
-            self.head.move_center(scores, self.config.center_momentum)
+            self.scored.take(scores.mean((0, 1)), scores.shape[1], self.center)
         wanted = self._wanted(scores)
         total = _cost(answers, wanted, self.config.student_temperature).mean()
         entropy = -(wanted * wanted.clamp_min(1e-12).log()).sum(-1).mean()
@@ -180,11 +174,12 @@ class SelfDistill(Objective):
         return {"loss": _cost(answers, self._wanted(scores), self.config.student_temperature)}
 
     def averages(self) -> tuple[Average, ...]:
-        """The teacher trails the student; by the end of the run it stands still. Its centre is the student's."""
+        """The teacher trails the student; by the end of the run it stands still. Its centre trails its scores."""
         first = self.config.momentum
         return (
             Average(self.model, self.teacher, first, 1.0, "averaged"),
             Average(self.head, self.teacher_head, first, 1.0),
+            Average(self.scored, self.center, self.config.center_momentum, buffers="averaged"),
         )
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -220,7 +215,7 @@ class SelfDistill(Objective):
 
     def _wanted(self, scores: Tensor) -> Tensor:
         """Return what the teacher's scores [2, B, K] say as probabilities, centred and sharpened."""
-        return ((scores - self.teacher_head.center) / self.config.teacher_temperature).softmax(-1)
+        return ((scores - self.center.value) / self.config.teacher_temperature).softmax(-1)
 
     def _small_size(self, images: Tensor) -> tuple[int, int]:
         """Return the size of small views: that of the images where the model takes no other."""
