@@ -12,8 +12,10 @@ from fathom.api.prepare import prepare
 from fathom.core.errors import ConfigError
 from fathom.core.types import DataSpec, Field, Stats, TrainingData
 from fathom.data import Picked, TensorStore
+from fathom.engine.capture import Recordings
 from fathom.engine.loop import train
 from fathom.engine.plan import Plan
+from fathom.engine.weights import Trailing
 from fathom.models import vit
 from fathom.objectives import consistency
 from fathom.objectives.consistency import Config, repeats
@@ -265,3 +267,16 @@ def test_bad_options_are_a_sentence(options, said):
 def test_what_it_cannot_learn_from_is_said():
     assert "one target column of classes, empty where" in consistency.accepts(DataSpec(inputs=(IMAGE,)))
     assert "one image column" in consistency.accepts(DataSpec(inputs=(), targets=(CLASS,)))
+
+
+def test_a_step_that_tallies_what_is_said_can_be_recorded():
+    """A recording is played only where it leaves what the plain step leaves, to the bit: buffers too."""
+    task = objective(method="steady_match").train()
+    (phase,) = task.phases()
+    recordings = Recordings(task, task.losses, phase.name, list(phase.parameters))
+    trailing, rows = Trailing(task.averages()), 0
+    for _ in range(8):
+        played, before = recordings.take(batch_with_gaps()), task.now.rows.clone()
+        trailing.update(0.0)
+        rows += 12 * (played is not None)
+    assert rows > 0 and before == task.said.rows == rows
