@@ -16,7 +16,7 @@ import typer
 
 import fathom
 from fathom.core.device import leads
-from fathom.core.errors import FathomError, TrainingError
+from fathom.core.errors import ConfigError, FathomError, TrainingError
 
 app = typer.Typer(
     add_completion=False,
@@ -179,21 +179,22 @@ def sample(
         float | None, typer.Option(help="Of diffusion: how far towards what is asked; 1: as told.")
     ] = None,
     of: Annotated[
-        str | None, typer.Option(help="Images to make them of: to be mended, or for the ways between their codes.")
+        str | None,
+        typer.Option(help="Images to make them of: to be mended, put back, or for the ways between codes."),
     ] = None,
     model: Own = None,
     json: AsJson = False,
 ) -> None:
     """Make images with the generator in FOLDER, and print the path of the PNG that shows them."""
-    from fathom.api.sample import write_grid
+    from fathom.api.sample import place, write_grid
 
+    asked = {"classes": class_ or (), "prompts": prompt or (), "steps": steps, "guidance": guidance}
+    if of is not None:
+        named = {"--class": class_, "--prompt": prompt, "--steps": steps, "--guidance": guidance}
+        _refuse(named, "beside --of: it is the given images that tell what is made")
+    place(out)  # said before minutes go into what could not be kept
     trained = fathom.load(folder, model=model)
-    if of is None:
-        images = trained.sample(
-            n, classes=class_ or (), prompts=prompt or (), seed=seed, steps=steps, guidance=guidance
-        )
-    else:
-        images = trained.redraw(of, n)
+    images = trained.redraw(of, n) if of is not None else trained.sample(n, seed=seed, **asked)
     write_grid(images, out)
     _answer({"out": str(out), "images": len(images), "shape": list(images.shape[1:])} if json else str(out))
 
@@ -350,6 +351,13 @@ def _terminate(number: int, frame: object) -> NoReturn:
 def _default_folder(source: str | None, config: Path | None) -> Path:
     name = Path(source).name.split(".")[0] if source else (config.stem if config else "model")
     return Path("runs") / (name or "model")
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Refuse the options that were given, where none of them has a meaning."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"{' and '.join(given)} cannot be given {why}.")
 
 
 def _answer(value: Any) -> None:

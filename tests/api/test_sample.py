@@ -87,6 +87,24 @@ def test_images_are_made_of_given_ones(pictures: Path, tmp_path: Path) -> None:
     assert ways.shape == (3, 1, 8, 72)
 
 
+def test_what_is_hidden_of_images_is_put_back(pictures: Path, tmp_path: Path) -> None:
+    vit = {"model": {"name": "vit", "width": 16, "depth": 1, "num_heads": 2, "patch": 2}}
+    quick = {"engine": {"epochs": 1, "threads": 1}}
+    trained = fathom.fit(pictures, objective="masked_image", config={**vit, **quick}, out=tmp_path / "mae")
+    images, seen, made = np.split(trained.redraw(pictures, 5), 3, axis=2)
+    assert images.shape == (5, 1, 8, 8)
+    light = [np.asarray(Image.open(pictures / "dark" / f"{number}.png")) for number in range(30)]
+    assert any(np.allclose(images[0, 0] * 255, one, atol=1e-3) for one in light)  # as it was given
+    hidden = (seen == 0.5).reshape(5, 4, 2, 4, 2).all((2, 4))  # of each patch of 2 × 2 pixels
+    assert (hidden.sum((1, 2)) == 12).all()  # three quarters of 16
+    pixels = hidden.repeat(2, 1).repeat(2, 2)[:, None]
+    np.testing.assert_array_equal(made[~pixels], images[~pixels])
+    np.testing.assert_array_equal(seen[~pixels], images[~pixels])
+    assert np.abs(made - images)[pixels].min() > 0 and np.abs(made - 0.5)[pixels].max() > 0.01
+    command("sample", tmp_path / "mae", "--of", pictures, "--n", 4, "--out", tmp_path / "back.png")
+    assert Image.open(tmp_path / "back.png").size == (4 * 64 + 3 * 2, 192)
+
+
 def test_images_are_mended_as_a_trained_classifier_sees_them(pictures: Path, tmp_path: Path) -> None:
     quick = {"engine": {"epochs": 1, "threads": 1}}
     fathom.fit(pictures, out=tmp_path / "judge", model="resnet", config=quick)
@@ -108,6 +126,27 @@ def test_what_cannot_be_is_said_in_a_sentence(diffusion: Path, tmp_path: Path) -
     with pytest.raises(ConfigError, match="makes no images"):
         plain.sample(1)
     assert "nothing of given images" in command("sample", diffusion, "--of", "fashion", code=2).stderr
+
+
+def test_what_cannot_be_beside_given_images_is_said(diffusion: Path, pictures: Path) -> None:
+    for option, value in (("--class", "light"), ("--prompt", "a cat"), ("--steps", 2), ("--guidance", 2.0)):
+        said = command("sample", diffusion, "--of", pictures, option, value, code=2).stderr
+        assert f"{option} cannot be given beside --of" in said
+    for count in (0, -1):
+        said = command("sample", diffusion, "--of", pictures, "--n", count, code=2).stderr
+        assert f"given as {count}; expected 1 to" in said
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_images_are_made(
+    diffusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fathom.api.model.Model, "sample", lambda *args, **how: pytest.fail("images were made"))
+    assert "ends in .png" in command("sample", diffusion, "--out", tmp_path / "a.gif", code=2).stderr
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    for out in (tmp_path / "file" / "a.png", tmp_path / "folder.png"):
+        assert "cannot be written" in command("sample", diffusion, "--out", out, code=2).stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]  # nothing is left of the trial
 
 
 @pytest.fixture(scope="module")

@@ -143,10 +143,11 @@ class Model:
 
     def redraw(self, source: Any, count: int = 64) -> np.ndarray:
         """Return pictures [N, C, H', W'] in 0 … 1 of the first images of a source: of a model trained by
-        translate_image each above what it makes of it, of an autoencoder the way from each one's code to the next's.
+        translate_image each above what it makes of it, of an autoencoder the way from each one's code to the next's,
+        of one trained by masked_image each above what is seen of it, above that with what the model puts back.
 
         Raises:
-            ConfigError: the model does neither. DataError: no image can be read.
+            ConfigError: the model does none of it. DataError: no image can be read.
         """
         from fathom.api.sample import made_of
 

@@ -1,13 +1,15 @@
 """Images made by a trained generator, and the file that they are looked at in.
 
 sampled      an objective that makes images -> the images
-made_of      rows -> what an image to image network makes of them, or an autoencoder puts between them
+made_of      rows -> what an image to image network makes of them, an autoencoder puts between them, or a model of
+             masked images puts back into them
+place        where a PNG is to be written -> the same, once it is known that it can be
 write_grid   images -> a PNG in which they stand side by side
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from fathom.artifact import Artifact, evaluating
 from fathom.core.errors import ConfigError, DataError, did_you_mean
 from fathom.core.objective import Objective, with_role
 from fathom.core.roles import Sampler
-from fathom.core.types import DataSpec
+from fathom.core.types import Batch, DataSpec
 from fathom.data import Preprocess, Table
 from fathom.evaluate import grid
 
@@ -46,8 +48,7 @@ def sampled(
     Raises:
         ConfigError: the model makes no images, cannot be told classes or such options, or a class is unknown.
     """
-    if not 1 <= count <= MOST:
-        raise ConfigError(f"Images to make were given as {count}; expected 1 to {MOST:,}.")
+    _check_count(count)
     maker = with_role(objective, Sampler)
     if maker is None:
         raise ConfigError(
@@ -90,35 +91,26 @@ def tokens(prompts: Sequence[str], preprocess: Preprocess, objective: Objective)
 
 def made_of(found: Artifact, table: Table, count: int) -> np.ndarray:
     """Return pictures [N, C, H', W'] in 0 … 1 of the first rows that can be read: of an image to image network each
-    above what it makes of it, of an autoencoder the way from each row to the next.
+    above what it makes of it, of an autoencoder the way from each row to the next, of a model of masked images each
+    above what is seen of it, above that with what the model puts back.
 
     Raises:
-        ConfigError: the model is neither. DataError: no row can be read.
+        ConfigError: the model is none of these. DataError: no row can be read.
     """
-    objective: Any = found.module
-    if not hasattr(objective, "translated") and not hasattr(objective, "interpolate"):
-        raise ConfigError(
-            f"A model trained by {type(objective).__name__} makes nothing of given images; expected one trained by "
-            "translate_image or autoencode."
-        )
+    _check_count(count)
+    pictures = _pictures_of(found)
     prepared = found.preprocess.transform(table.frame[:count], folder=table.folder)
     if not len(prepared.rows) or not found.spec.images:
         why = prepared.set_aside[0].reason if prepared.set_aside else "it holds no image"
         raise DataError(f"Nothing of {table.origin} can be shown: {why}.")
     batch = prepared.store.gather(torch.arange(len(prepared.rows)))
-    with evaluating(objective, next(objective.parameters()).device):
-        if hasattr(objective, "translated"):
-            field = found.spec.images[0]
-            pictures = torch.cat([batch[field.key].float() / 255, objective.translated(batch).cpu()], dim=2)
-        else:
-            between = next(iter(objective.interpolate(batch).values()))  # [B, S, C, H, W]
-            pictures = between.permute(0, 2, 3, 1, 4).flatten(3).cpu()
-    made: np.ndarray = pictures.float().numpy()
+    with evaluating(found.module, next(found.module.parameters()).device):
+        made: np.ndarray = pictures(batch).float().cpu().numpy()
     return made
 
 
-def write_grid(images: np.ndarray, out: Path) -> None:
-    """Write images [N, C, H, W] in 0 … 1 side by side into a PNG; wide ones one below the other.
+def place(out: Path) -> Path:
+    """Return where a PNG is to be written, before it is known what stands in it.
 
     Raises:
         ConfigError: the file is to be no PNG. DataError: it cannot be written.
@@ -127,10 +119,58 @@ def write_grid(images: np.ndarray, out: Path) -> None:
         raise ConfigError(f"'{out}' was given as the file to write; expected one that ends in .png.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        across = 1 if images.shape[-1] > 3 * images.shape[-2] else 8
-        out.write_bytes(grid(images, across, zoom=max(1, SHOWN_SIDE // min(images.shape[-2:]))))
+        there = out.exists()
+        out.open("ab").close()
+        if not there:
+            out.unlink()
     except OSError as error:
         raise DataError(f"'{out}' cannot be written: {error.strerror or error}.") from None
+    return out
+
+
+def write_grid(images: np.ndarray, out: Path) -> None:
+    """Write images [N, C, H, W] in 0 … 1 side by side into a PNG; wide ones one below the other.
+
+    Raises:
+        ConfigError: the file is to be no PNG. DataError: it cannot be written.
+    """
+    across = 1 if images.shape[-1] > 3 * images.shape[-2] else 8
+    png = grid(images, across, zoom=max(1, SHOWN_SIDE // min(images.shape[-2:])))
+    try:
+        place(out).write_bytes(png)
+    except OSError as error:
+        raise DataError(f"'{out}' cannot be written: {error.strerror or error}.") from None
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MOST:
+        raise ConfigError(f"Images to make were given as {count}; expected 1 to {MOST:,}.")
+
+
+def _pictures_of(found: Artifact) -> Callable[[Batch], torch.Tensor]:
+    """Return what makes pictures [N, C, H', W'] of a batch of images, by what the model was trained for."""
+    can = ("translated", "interpolate", "put_back")
+    objective: Any = next((part for part in found.module.members() if any(hasattr(part, name) for name in can)), None)
+
+    def translated(batch: Batch) -> torch.Tensor:
+        given = batch[found.spec.images[0].key].float() / 255
+        return torch.cat([given, objective.translated(batch).cpu()], dim=2)
+
+    def between(batch: Batch) -> torch.Tensor:
+        ways: torch.Tensor = next(iter(objective.interpolate(batch).values()))  # [B, S, C, H, W]
+        return ways.permute(0, 2, 3, 1, 4).flatten(3)
+
+    def put_back(batch: Batch) -> torch.Tensor:
+        three: torch.Tensor = objective.put_back(batch)  # [B, 3, C, H, W]
+        return three.transpose(1, 2).flatten(2, 3)
+
+    for name, pictures in (("translated", translated), ("interpolate", between), ("put_back", put_back)):
+        if objective is not None and hasattr(objective, name):
+            return pictures
+    raise ConfigError(
+        f"A model trained by {type(found.module).__name__} makes nothing of given images; expected one trained by "
+        "translate_image, autoencode or masked_image."
+    )
 
 
 def _codes(classes: Sequence[str], spec: DataSpec, count: int) -> torch.Tensor:

@@ -153,17 +153,23 @@ class MaskedImage(Objective):
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
         """Return images, what is seen of them, and what is made of that."""
-        image = batch[self.key][:SHOWN].float() / 255
+        pictures = self.put_back({self.key: batch[self.key][:SHOWN]})
+        title = "images, the patches that are seen of them, and what is made of these"
+        return {title: pictures.transpose(0, 1).flatten(0, 1)}
+
+    def put_back(self, batch: Batch) -> Tensor:
+        """Return of each image three pictures: itself, what is seen of it, and that with what is told of what is not,
+        [B, 3, C, H, W] in 0 … 1."""
+        image = batch[self.key].float() / 255
         order = self._drawn(len(image), image.device)
         given, hidden = cut(image, self.patch), self._hidden(order)[:, :, None]
-        told = self._told({self.key: batch[self.key][:SHOWN]}, order)
+        told = self._told(batch, order)
         if self.config.normalised:
             mean, variance = _moments(given)
             told = told * (variance + EPSILON).sqrt() + mean
         rows = [given, given.where(~hidden, torch.full_like(given, GREY)), given.where(~hidden, told.to(given.dtype))]
         pictures = [joined(row, self.patch, image.shape[2], image.shape[3]) for row in rows]
-        title = "images, the patches that are seen of them, and what is made of these"
-        return {title: torch.cat(pictures).clamp(0, 1)}
+        return torch.stack(pictures, dim=1).clamp(0, 1)
 
     def _cost(self, batch: Batch) -> Tensor:
         """Return the mean squared error of each image's hidden patches [B]."""
