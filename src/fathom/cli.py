@@ -188,7 +188,7 @@ def sample(
     """Make images with the generator in FOLDER, and print the path of the PNG that shows them."""
     from fathom.api.sample import place, write_grid
 
-    asked = {"classes": class_ or (), "prompts": prompt or (), "steps": steps, "guidance": guidance}
+    asked: dict[str, Any] = {"classes": class_ or (), "prompts": prompt or (), "steps": steps, "guidance": guidance}
     if of is not None:
         named = {"--class": class_, "--prompt": prompt, "--steps": steps, "--guidance": guidance}
         _refuse(named, "beside --of: it is the given images that tell what is made")

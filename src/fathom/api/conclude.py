@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from base64 import b64encode
 from dataclasses import replace
 from datetime import UTC, datetime
 from shlex import quote
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from fathom import __version__
+from fathom.api.album import framed
 from fathom.api.assemble import Assembled
 from fathom.api.config import EvaluateConfig
 from fathom.api.model import Model
@@ -35,7 +35,6 @@ from fathom.evaluate import (
     TargetEvidence,
     appraise,
     baselines,
-    grid,
     measures,
     report,
     score,
@@ -46,8 +45,11 @@ from fathom.evaluate.evidence import SHOWN_SET_ASIDE
 SHOWN_ROWS = 32  # that an objective may make pictures of
 
 
-def conclude(material: Material, assembled: Assembled, finished: Finished, folder: str) -> Model:
-    """Return the trained model with everything that was measured of it; `folder` is where it will be kept."""
+def conclude(
+    material: Material, assembled: Assembled, finished: Finished, folder: str, during: list[dict[str, Any]]
+) -> Model:
+    """Return the trained model with everything that was measured of it; `folder` is where it will be kept, `during`
+    what it showed while it was trained."""
     spec = material.preprocess.spec
     seed = assembled.plan.seed
     judged_on, part = material.judge
@@ -76,6 +78,7 @@ def conclude(material: Material, assembled: Assembled, finished: Finished, folde
         _evidence(material, assembled, finished, targets, folder),
         measures=own,
         pictures=_pictures(assembled.objective, part),
+        during=during,
     )
     metrics = {
         "judged_on": judged_on,
@@ -120,14 +123,7 @@ def _pictures(objective: Objective, part: Part) -> list[dict[str, str]]:
     store = part.prepared.store
     with evaluating(objective, next(objective.parameters()).device):
         shown = objective.show(store.gather(torch.arange(min(SHOWN_ROWS, len(store)))))
-    pictures = {title: grid(images.float().cpu().numpy(), zoom=_zoom(images)) for title, images in shown.items()}
-    start = "data:image/png;base64,"
-    return [{"title": title, "image": start + b64encode(png).decode()} for title, png in pictures.items()]
-
-
-def _zoom(images: torch.Tensor) -> int:
-    """Small images are shown larger."""
-    return max(1, 64 // images.shape[-1])
+    return framed(shown)
 
 
 def _texts(part: Part, column: str) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fathom.api.album import Album
 from fathom.api.assemble import (
     Assembled,
     ModelChoice,
@@ -130,11 +131,13 @@ def fit(
     for line in assembled.notes:
         tell(line)
     identity = _identity(assembled.settings.groups) | past.found
-    settings, finished = _train(material, assembled, identity, out, resume, progress)
+    album = Album(None if out is None else Path(out) / CHECKPOINTS)
+    settings, finished = _train(material, assembled, identity, album, resume, progress)
     assembled = replace(assembled, settings=settings, objective=assembled.objective.kept())
     tell(f"measuring on {len(material.judge[1].prepared.rows):,} {material.judge[0]} rows")
     adapter = begun.settled(assembled.objective.model) if begun else b""
-    trained = conclude(material, assembled, finished, os.fspath(out) if out else "MODEL")
+    during = album.told(finished.shown)
+    trained = conclude(material, assembled, finished, os.fspath(out) if out else "MODEL", during)
     trained.adapter = adapter
     if out is not None and leads():
         trained.save(out)
@@ -154,19 +157,20 @@ def _train(
     material: Material,
     assembled: Assembled,
     identity: dict[str, Any],
-    out: str | os.PathLike[str] | None,
+    album: Album,
     resume: bool,
     progress: bool,
 ) -> tuple[Settings, Finished]:
-    """Train; return the complete settings, with what the engine measured fixed, and the last record."""
-    folder = None if out is None else Path(out) / CHECKPOINTS
+    """Train; return the complete settings, with what the engine measured fixed, and the last record. Checkpoints go
+    where the album is kept."""
+    folder = album.folder
     groups = assembled.settings.groups
     data = TrainingData(
         train=material.learned,
         valid=material.valid.prepared.store if material.valid else None,
         augment=assembled.augment,
     )
-    running = train(assembled.objective, data, assembled.plan, folder, resume=resume, identity=identity)
+    running = train(assembled.objective, data, assembled.plan, folder, resume, identity, album.keep)
     finished, told = None, False
     for record in watch(running, progress):
         if isinstance(record, Saved) and folder is not None and not told:  # not before the engine has taken the run on

@@ -51,7 +51,8 @@ class Objective(nn.Module, ABC):
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
         """Return pictures worth seeing, [N, C, H, W] from 0 to 1 in rows of eight, by what they show: samples, or
-        images beside their reconstructions. Called after training, in evaluation mode. The default: none."""
+        images beside their reconstructions. Called at a few validations and after training, in evaluation mode, without
+        gradients. The default: none."""
         return {}
 
     def metrics(self, batch: Batch) -> dict[str, Tensor]:

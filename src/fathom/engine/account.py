@@ -63,6 +63,7 @@ def finished(run: Run, kept: str) -> Finished:
         accumulate=run.knobs.accumulate,
         chosen=tuple(run.chosen),
         history=tuple(run.history),
+        shown=tuple(run.showing.taken),
     )
 
 

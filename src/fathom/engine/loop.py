@@ -3,7 +3,8 @@
     for record in train(objective, data, plan, folder):
         print(record)
 
-There are no callbacks: who wants to watch reads the records, who wants to stop closes the generator.
+There are no callbacks: who wants to watch reads the records, who wants to stop closes the generator. Only pictures are
+handed to `keep`: they have to be on disk before a checkpoint says that they were taken.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fathom.engine.plan import Plan
 from fathom.engine.records import Record, Saved, Warned
 from fathom.engine.run import Run
 from fathom.engine.saving import SHARE, Saver
+from fathom.engine.showing import Keep
 from fathom.engine.tune import tune
 
 LOOK_SECONDS = 0.2  # between two looks up from the work
@@ -38,6 +40,7 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[Record]:
     """Train `objective` in place and yield what happens.
 
@@ -53,6 +56,8 @@ def train(
         resume: go on from the newest whole checkpoint in `folder`. The result equals, to the bit, that of a run
             that was never interrupted (where the plan sets no time limit: there the clock decides).
         identity: further options, as JSON holds them, that an interrupted run must have had too.
+        keep: is given what the objective shows, of the same rows at a few of the validations, and the pass's number:
+            in one process, where it holds the whole model. A pass may come again after a resume, with the same.
 
     Raises:
         ConfigError: the plan does not fit this machine, or the checkpoint belongs to another run.
@@ -60,6 +65,8 @@ def train(
         TrainingError: losses stay not-a-number, memory ran out, or a checkpoint cannot be written.
     """
     session = _Session(Run(objective, data, plan, identity), folder, resume)
+    if session.run.world.leads and session.run.sharding is None:
+        session.run.showing.keep = keep
     records, random = session.records(), session.run.random
     random.swap()
     try:

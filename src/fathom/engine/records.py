@@ -113,7 +113,7 @@ class Warned(Record):
 class Finished(Record):
     """Attributes: `reason` is complete, patience or time; `kept` says which weights the objective now holds; `threads`,
     `precision`, `channels_last`, `form` and `accumulate` were in effect, and a plan with them repeats the run; `chosen`
-    says why."""
+    says why; `shown`: the passes after which pictures were taken."""
 
     reason: str
     epochs: int
@@ -129,3 +129,4 @@ class Finished(Record):
     accumulate: int = 1
     chosen: tuple[Chose, ...] = ()
     history: tuple[Epoch, ...] = ()
+    shown: tuple[int, ...] = ()

@@ -37,6 +37,7 @@ from fathom.engine.pace import Pace
 from fathom.engine.plan import Plan
 from fathom.engine.randomness import Randomness
 from fathom.engine.records import Chose, Epoch
+from fathom.engine.showing import Showing
 from fathom.engine.step import TROUBLE_LIMIT, Stepper
 
 _DETERMINISM: Any = torch.utils.deterministic
@@ -89,6 +90,7 @@ class Run:
         self.best: dict[str, Tensor] = {}
         self.best_epoch: int | None = None
         self.stale = 0  # validations since the best
+        self.showing = Showing()
         self.reason = ""  # why the run is over; empty while it is not
         self._skipped = 0  # steps not applied that were looked at
         self.validation_seconds = 0.0  # that the last one took
@@ -189,7 +191,8 @@ class Run:
         self._recent = [FORGETTING * old + new for old, new in zip(self._recent, taken, strict=True)]
         self._marked = [now, self.step]
         seconds = self._recent[0] / max(self._recent[1], 1e-9)
-        self.pace.adjust(self.step, self.seconds + saving_seconds, seconds, self.validation_seconds)
+        aside = saving_seconds + self.showing.seconds
+        self.pace.adjust(self.step, self.seconds + aside, seconds, self.validation_seconds)
 
     def check_trouble(self) -> str:
         """Return a sentence, now and then, if steps could not be applied since the last look.
@@ -227,15 +230,8 @@ class Run:
         if self.data.valid is None or not wanted:
             return {}
         began = time.perf_counter()
-        live = weights.weights(self.objective)
-        average = self.stepper.average
-        aside = weights.copy(live) if average is not None else {}
-        try:
-            if average is not None:
-                weights.assign(live, average.values)
+        with weights.averaged(self.objective, self.stepper.average):
             metrics = self._judge(wanted)
-        finally:
-            weights.assign(live, aside)
         self.validation_seconds = time.perf_counter() - began
         self.aside_seconds += self.validation_seconds
         return metrics
@@ -278,6 +274,8 @@ class Run:
             self.reason = "complete" if self.pace.total >= self.pace.most else "time"
         elif self.plan.patience and self.stale >= self.plan.patience:
             self.reason = "patience"
+        if due:
+            self.showing.look(self, VALIDATION)
         record = Epoch(
             epoch=self.epoch + 1,
             step=self.step,
@@ -323,6 +321,7 @@ class Run:
             "history": config.as_dict(self.history),
             "best_epoch": self.best_epoch,
             "stale": self.stale,
+            "shown": list(self.showing.taken),
             "reason": self.reason,
             "random": self.random.state(),
             "stepper": self.stepper.state(),
@@ -349,6 +348,7 @@ class Run:
         self.history = [Epoch(**each) for each in values["history"]]
         self.best, self.best_epoch, self.stale = dict(snapshot.best), values["best_epoch"], values["stale"]
         self.reason, self.validation_seconds = values["reason"], values["validation_seconds"]
+        self.showing.taken = list(values.get("shown", ()))  # earlier versions took none
 
     def rewind(self, snapshot: Snapshot) -> None:
         """Take back the state that steps change, and nothing else."""

@@ -5,7 +5,8 @@ The weights of a module are all its parameters and buffers by name, non-persiste
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,19 @@ class MovingAverage:
             else:
                 self.values[name].copy_(buffer)
         torch._foreach_lerp_(kept, live, share)
+
+
+@contextmanager
+def averaged(module: nn.Module, average: MovingAverage | None) -> Iterator[None]:
+    """For a while the module holds its moving average, where one is kept."""
+    live = weights(module)
+    aside = copy(live) if average is not None else {}
+    try:
+        if average is not None:
+            assign(live, average.values)
+        yield
+    finally:
+        assign(live, aside)
 
 
 def _place(module: nn.Module, name: str) -> tuple[dict[str, Tensor | None], str]:

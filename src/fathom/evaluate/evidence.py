@@ -141,6 +141,7 @@ class Evidence:
         judged_on: whose rows the model was scored on: "test", "validation" or "training".
         measures: of an objective without targets, as `measures` returns them.
         pictures: {"title", "image" as a data URI} of what it makes.
+        during: {"title", "epoch", "image"} of what it made of the same rows after several passes, in their order.
         environment: {"python": "3.12.1", …}.
         commands: (what it does, the command) of what to do next.
     """
@@ -153,6 +154,7 @@ class Evidence:
     judged_on: str = "test"
     measures: dict[str, dict[str, Any]] = field(default_factory=dict)
     pictures: list[dict[str, str]] = field(default_factory=list)
+    during: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)
     version: int = VERSION

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,20 @@ def _page(evidence: Evidence) -> str:
         measures=[_measure_row(name, value) for name, value in evidence.measures.items()],
         curves=_curves(evidence.run),
         columns=_columns(evidence),
+        during=_by_title(evidence.during),
         balance=[_balance(name, counts) for name, counts in evidence.data.classes.items() if counts],
         judged=JUDGED.get(evidence.judged_on, f"{evidence.judged_on} rows"),
         caveat=CAVEATS.get(evidence.judged_on, ""),
         split_total=sum(evidence.data.splits.values()) or 1,
     )
+
+
+def _by_title(pictures: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return pictures of several passes, those of one title together."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for picture in pictures:
+        found.setdefault(picture["title"], []).append(picture)
+    return found
 
 
 @cache
