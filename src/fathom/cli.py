@@ -266,13 +266,24 @@ def embed(
 @app.command()
 def nearest(
     folder: Folder,
-    words: Annotated[list[str], typer.Argument(help="Words whose directions are added up.")],
+    words: Annotated[list[str], typer.Argument(help="Words whose directions are added up; or a source of rows.")],
     minus: Annotated[list[str] | None, typer.Option(help="A word whose direction is taken away.")] = None,
-    count: Annotated[int, typer.Option(help="How many words to tell.")] = 10,
+    among: Annotated[str | None, typer.Option(help="Rows to look among: a table, folder or sample.")] = None,
+    count: Annotated[int | None, typer.Option(help="How many to tell. Default: 10 words, 5 rows.")] = None,
+    model: Own = None,
     json: AsJson = False,
 ) -> None:
-    """Tell which words are used most like WORDS, by the model in FOLDER, with the cosine of their vectors."""
-    found = fathom.load(folder).nearest(*words, minus=minus or (), count=count)
+    """Tell which words are used most like WORDS, by the model in FOLDER, with the cosine of their vectors; or, of each
+    row of a source, which rows of the one named by --among are most alike."""
+    trained = fathom.load(folder, model=model)
+    if among is not None:
+        from fathom.api.nearest import described
+
+        _refuse({"--minus": minus, "a second source": words[1:] or None}, "beside --among, which takes one of rows")
+        near = trained.neighbours(words[0], among, 5 if count is None else count)
+        _answer(near.to_dicts() if json else described(near))
+        return
+    found = trained.nearest(*words, minus=minus or (), count=10 if count is None else count)
     rows = [{"word": word, "cosine": cosine} for word, cosine in found]
     _answer(rows if json else "\n".join(f"{cosine:.3f}  {word}" for word, cosine in found))
 

@@ -127,3 +127,53 @@ def test_few_labels_and_many_images(images: pl.DataFrame):
     assert any("have no 'label'" in note for note in told["data"]["notes"])
     assert model.metrics["test"]["label"]["metrics"]["accuracy"]["value"] > 0.9
     assert model.predict(images.select("image")).height == 80
+
+
+def test_the_nearest_rows_of_another_source_are_told(masked: Path, images: pl.DataFrame, tmp_path: Path):
+    model = fathom.load(masked)
+    asked, others = images[:3], images[20:70]
+    for name, rows in (("asked", asked), ("others", others)):
+        for each in rows["image"]:
+            (tmp_path / each["path"]).write_bytes(each["bytes"])
+        rows.select(image=pl.col("image").struct.field("path")).write_csv(tmp_path / f"{name}.csv")
+    found = model.neighbours(tmp_path / "asked.csv", tmp_path / "others.csv", 4)
+    x, y = (model.embed(each).to_numpy().astype(float) for each in (asked, others))
+    cosine = x @ y.T / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(y, axis=1)
+    best = np.argsort(-cosine, axis=1)[:, :4]
+    assert found["row"].to_list() == [1] * 4 + [2] * 4 + [3] * 4
+    assert found["nearest"].to_list() == (best.ravel() + 1).tolist()
+    assert found["nearest_name"].to_list() == [f"{20 + place}.png" for place in best.ravel()]
+    np.testing.assert_allclose(found["cosine"], np.take_along_axis(cosine, best, 1).ravel(), atol=1e-6)
+    assert model.neighbours(asked.row(1, named=True), others, 4)["nearest"].to_list() == found["nearest"][4:8].to_list()
+    alone = model.neighbours(others, others, 1)
+    assert (alone["row"] != alone["nearest"]).all()
+    assert alone.columns == ["row", "nearest", "cosine"]  # images within a table have no path
+    given = ["nearest", str(masked), str(tmp_path / "asked.csv"), "--among", str(tmp_path / "others.csv")]
+    assert json.loads(run(*given, "--count", "4", "--json")) == found.to_dicts()
+    lines = run(*given, "--count", "1").splitlines()
+    assert lines[0] == "0.png" and lines[1] == f"  {cosine.max(1)[0]:.3f}  {20 + best[0, 0]}.png" and len(lines) == 6
+
+
+def test_rows_of_plain_tables_are_told_by_number(tmp_path: Path):
+    table = pl.DataFrame({"x": [0.1 * i for i in range(40)], "y": ["a", "b"] * 20})
+    quick = {"model": {"name": "mlp"}, "engine": {"epochs": 1, "threads": 1}}
+    fathom.fit(table, "y", config=quick, out=tmp_path / "out")
+    table.drop("y").write_csv(tmp_path / "rows.csv")
+    told = run("nearest", str(tmp_path / "out"), str(tmp_path / "rows.csv"), "--among", str(tmp_path / "rows.csv"))
+    assert told.splitlines()[0] == "row 1" and len(told.splitlines()) == 40 * 6
+    assert not [line for line in told.splitlines()[1:6] if line.endswith(" row 1")]  # no row is its own neighbour
+
+
+def test_what_has_no_neighbours_is_said(masked: Path, images: pl.DataFrame):
+    model = fathom.load(masked)
+    broken = pl.DataFrame({"image": [{"bytes": b"no image", "path": "b"}]})
+    with pytest.raises(DataError, match="has a vector to compare: "):
+        model.neighbours(broken, images)
+    assert len(model.neighbours(pl.concat([images[:2].select("image"), broken]), images, 1)) == 2
+    with pytest.raises(ConfigError, match="given as 0; expected 1 or more"):
+        model.neighbours(images, images, 0)
+    with pytest.raises(ConfigError, match="with --among those to look among"):
+        model.nearest("cat")
+    for more, told in ((["other"], "a second source cannot"), (["--minus", "a"], "--minus cannot")):
+        refused = CliRunner().invoke(app, ["nearest", str(masked), "fashion", *more, "--among", "fashion"])
+        assert isinstance(refused.exception, ConfigError) and told in str(refused.exception)

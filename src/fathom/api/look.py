@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,19 @@ def places(table: Table) -> list[pl.Series]:
         return []
     rows = [line for line in _lines(source) if line not in lost]
     return [pl.Series("row", rows, dtype=pl.Int64)] if len(rows) == len(table.frame) else []  # it changed meanwhile
+
+
+def is_one_row(rows: Any) -> bool:
+    """A dict of plain values is one row; a dict with lists, arrays or series is a table."""
+    return isinstance(rows, Mapping) and not any(map(_is_column, rows.values()))
+
+
+def is_pandas(rows: Any) -> bool:
+    return type(rows).__module__.partition(".")[0] == "pandas"
+
+
+def _is_column(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, (str, bytes, bytearray, Mapping))
 
 
 def _lines(path: Path) -> list[int]:

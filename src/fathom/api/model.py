@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from fathom import artifact as artifacts
-from fathom.api.look import describe_set_aside, places
+from fathom.api.look import describe_set_aside, is_one_row, is_pandas, places
 from fathom.api.own import from_file
 from fathom.api.progress import say
 from fathom.api.summary import describe_model
@@ -86,7 +86,7 @@ class Model:
         Raises:
             DataError: the rows cannot be read, or lack columns that the model needs.
         """
-        table = self._read([rows] if _is_one_row(rows) else rows)
+        table = self._read([rows] if is_one_row(rows) else rows)
         notes = list(table.notes)
         found: pl.DataFrame
         if translates(self.artifact):
@@ -95,7 +95,7 @@ class Model:
             found = self.artifact.predict(table.frame, folder=table.folder, tell=notes.append)
         _say(notes, [as_dict(row) for row in table.set_aside])
         found = found.with_columns(places(table))
-        if not _is_pandas(rows):
+        if not is_pandas(rows):
             return found
         lost = [row.row - 1 for row in table.set_aside if row.row is not None]
         answer = found.to_pandas()
@@ -192,6 +192,18 @@ class Model:
 
         return nearest(self.artifact, words, [minus] if isinstance(minus, str) else minus, count)
 
+    def neighbours(self, rows: Any, among: Any, count: int = 5) -> Any:
+        """Return a polars frame with the `count` nearest rows of `among` for each of `rows`, by the cosine of their
+        vectors: `row` and `nearest`, numbered from 1, `cosine`, and of images `name` and `nearest_name`, their paths.
+        Where both are the same source, no row is its own neighbour.
+
+        Raises:
+            ConfigError: the model has no vectors of rows. DataError: no row can be compared.
+        """
+        from fathom.api.nearest import neighbours
+
+        return neighbours(self, rows, among, count)
+
     def embed(self, rows: Any) -> Any:
         """Return a polars frame with a row for each of `rows`: the vector that says where it lies among others, as
         columns `embedding.0`, … : near one another where the model finds the rows alike.
@@ -201,7 +213,7 @@ class Model:
         """
         from fathom.api.embed import embed
 
-        return self._told_of([rows] if _is_one_row(rows) else rows, embed)
+        return self._told_of([rows] if is_one_row(rows) else rows, embed)
 
     def match(self, rows: Any, captions: Sequence[str]) -> Any:
         """Return a polars frame with a row for each image: the caption that fits best (`prediction`), and how probable
@@ -212,7 +224,7 @@ class Model:
         """
         from fathom.api.embed import match
 
-        return self._told_of([rows] if _is_one_row(rows) else rows, partial(match, captions=captions))
+        return self._told_of([rows] if is_one_row(rows) else rows, partial(match, captions=captions))
 
     def _told_of(self, rows: Any, ask: Callable[..., Any]) -> Any:
         """Return what `ask` makes of rows, and say on stderr what is to be known of them."""
@@ -384,16 +396,3 @@ def _say(notes: Sequence[str], aside: Sequence[dict[str, Any]], count: int | Non
         say(f"… and {len(notes) - SHOWN_NOTES:,} more such notes")
     for line in describe_set_aside(aside, count=count):
         say(line)
-
-
-def _is_one_row(rows: Any) -> bool:
-    """A dict of plain values is one row; a dict with lists, arrays or series is a table."""
-    return isinstance(rows, Mapping) and not any(map(_is_column, rows.values()))
-
-
-def _is_column(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, (str, bytes, bytearray, Mapping))
-
-
-def _is_pandas(rows: Any) -> bool:
-    return type(rows).__module__.partition(".")[0] == "pandas"

@@ -28,7 +28,7 @@ from fathom.evaluate.measures import measures
 from fathom.evaluate.mistakes import mistakes
 from fathom.evaluate.pictures import grid
 from fathom.evaluate.report import report
-from fathom.evaluate.retrieve import recall
+from fathom.evaluate.retrieve import neighbours, recall
 from fathom.evaluate.score import METRICS, score
 from fathom.evaluate.slices import slices
 
@@ -48,6 +48,7 @@ __all__ = [
     "grid",
     "measures",
     "mistakes",
+    "neighbours",
     "recall",
     "report",
     "residuals",

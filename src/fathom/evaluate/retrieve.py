@@ -1,4 +1,8 @@
-"""How well vectors find what is alike: of each row, whether its nearest neighbours are of its class."""
+"""What vectors find to be alike.
+
+neighbours   vectors, and others -> which of the others point most nearly the same way
+recall       vectors and labels -> how often a row's nearest neighbours are of its class
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,38 @@ import numpy as np
 from fathom.evaluate._resample import interval, resampled
 
 ROWS_AT_ONCE = 1024
+
+
+def neighbours(
+    vectors: np.ndarray, others: np.ndarray, count: int, apart: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each vector the places of the nearest others, nearest first, and their cosines, [N, K] each.
+
+    Args:
+        vectors: [N, D], all finite. others: [M, D], all finite; K is the lesser of `count` and how many there are.
+        apart: the others are the vectors themselves, and none counts as its own neighbour.
+    """
+    x, y = (_directions(each) for each in (vectors, others))
+    count = min(count, len(y) - apart)
+    places, cosines = np.empty((len(x), count), dtype=np.int64), np.empty((len(x), count))
+    for start in range(0, len(x), ROWS_AT_ONCE):
+        cosine = x[start : start + ROWS_AT_ONCE] @ y.T  # [R, M]
+        if apart:
+            rows = np.arange(len(cosine))
+            cosine[rows, start + rows] = -np.inf
+        found = np.argpartition(-cosine, count - 1, axis=1)[:, :count] if count else np.empty((len(cosine), 0), int)
+        near = np.take_along_axis(cosine, found, 1)
+        order = np.lexsort((found, -near), axis=1)
+        places[start : start + len(cosine)] = np.take_along_axis(found, order, 1)
+        cosines[start : start + len(cosine)] = np.take_along_axis(near, order, 1)
+    return places, cosines
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors of length one; a vector of zeros stays one."""
+    wide = vectors.astype(np.float64)
+    found: np.ndarray = wide / np.linalg.norm(wide, axis=1, keepdims=True).clip(1e-300)
+    return found
 
 
 def recall(
