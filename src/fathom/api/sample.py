@@ -10,6 +10,7 @@ write_grid   images -> a PNG in which they stand side by side
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -149,24 +150,23 @@ def _check_count(count: int) -> None:
 
 def _pictures_of(found: Artifact) -> Callable[[Batch], torch.Tensor]:
     """Return what makes pictures [N, C, H', W'] of a batch of images, by what the model was trained for."""
-    can = ("translated", "interpolate", "put_back")
-    objective: Any = next((part for part in found.module.members() if any(hasattr(part, name) for name in can)), None)
 
-    def translated(batch: Batch) -> torch.Tensor:
+    def translated(objective: Any, batch: Batch) -> torch.Tensor:
         given = batch[found.spec.images[0].key].float() / 255
         return torch.cat([given, objective.translated(batch).cpu()], dim=2)
 
-    def between(batch: Batch) -> torch.Tensor:
-        ways: torch.Tensor = next(iter(objective.interpolate(batch).values()))  # [B, S, C, H, W]
-        return ways.permute(0, 2, 3, 1, 4).flatten(3)
+    def interpolate(objective: Any, batch: Batch) -> torch.Tensor:
+        between: torch.Tensor = next(iter(objective.interpolate(batch).values()))  # [B, S, C, H, W]
+        return between.permute(0, 2, 3, 1, 4).flatten(3)
 
-    def put_back(batch: Batch) -> torch.Tensor:
+    def put_back(objective: Any, batch: Batch) -> torch.Tensor:
         three: torch.Tensor = objective.put_back(batch)  # [B, 3, C, H, W]
         return three.transpose(1, 2).flatten(2, 3)
 
-    for name, pictures in (("translated", translated), ("interpolate", between), ("put_back", put_back)):
-        if objective is not None and hasattr(objective, name):
-            return pictures
+    for part in found.module.members():
+        for way in (translated, interpolate, put_back):
+            if hasattr(part, way.__name__):
+                return partial(way, part)
     raise ConfigError(
         f"A model trained by {type(found.module).__name__} makes nothing of given images; expected one trained by "
         "translate_image, autoencode or masked_image."
