@@ -38,7 +38,7 @@ REFERENCE = (
     "van den Oord, Vinyals, Kavukcuoglu, Neural Discrete Representation Learning, 2017"
 )
 TARGET = "unused"
-SHOWN, STEPS = 8, 9  # rows of each picture, and codes on the way from one row to another
+SHOWN = STEPS = 8  # rows of each picture, and codes on the way from one row to the next: as many as a grid has in a row
 
 
 @dataclass(frozen=True)
@@ -187,10 +187,10 @@ class Autoencode(Objective):
         for field in self.spec.images:
             real = few[field.key].float() / 255
             again = self.pictures(self.embed(few))[field.name]
-            between = self.interpolate(few)[field.name]  # [N, S, C, H, W]
+            between = self.interpolate(few)[field.name]  # [N, S, C, H, W]: in a row of the grid one way
             ending = f" of {field.name}" if len(self.spec.images) > 1 else ""
             found[f"rows above their reconstructions{ending}"] = torch.cat([real, again], dim=2)
-            found[f"from one row to the next{ending}"] = between.transpose(1, 2).transpose(2, 3).flatten(3)
+            found[f"from one row to the next{ending}"] = between.flatten(0, 1)
             if self.kind == "variational":
                 code = torch.randn(SHOWN * 2, self.coder.code, device=again.device)
                 found[f"made up{ending}"] = self.pictures(code)[field.name]
