@@ -84,7 +84,7 @@ def test_images_are_made_of_given_ones(pictures: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "grid.png").size == (4 * 64 + 3 * 2, 128)
     coder = {"model": {"name": "autoencoder", "code": 4}, "engine": {"epochs": 1, "threads": 1}}
     ways = fathom.fit(pictures, objective="autoencode", config=coder).redraw(pictures, 3)
-    assert ways.shape == (3, 1, 8, 72)
+    assert ways.shape == (3, 1, 8, 64)
 
 
 def test_what_is_hidden_of_images_is_put_back(pictures: Path, tmp_path: Path) -> None:
