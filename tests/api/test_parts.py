@@ -11,8 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 import fathom
+from fathom.api.config import gather
+from fathom.api.sample import sampled
+from fathom.api.transfer import origin
 from fathom.artifact.predict import embeddings
 from fathom.cli import app
+from fathom.core import compose
 from fathom.core.errors import ConfigError
 from fathom.core.objective import with_role
 from fathom.core.roles import Embedder, Sampler
@@ -21,6 +25,7 @@ from fathom.models import t5, unet, vit
 from fathom.objectives import consistency, diffuse, metric, next_token, self_distill, supervised
 from fathom.objectives._sum import Sum
 from fathom.objectives.translate import Translate
+from tests.api.test_embed import png
 
 SETS = ["engine.threads=1", "engine.precision=fp32", "engine.form=plain", "evaluate.baselines=false"]
 NARROW = ["model.width=16", "model.depth=1", "model.num_heads=2", "prepare.vocabulary=300"]
@@ -81,8 +86,6 @@ def test_a_sum_makes_images_as_its_part_does():
     model = unet.build(unet.Config(widths=(8,), attention=()), spec)
     part = diffuse.build(diffuse.Config(steps=2), spec, model)
     both = Sum(model, spec, [("diffuse", 2.0, part)])
-    from fathom.api.sample import sampled
-
     np.testing.assert_array_equal(sampled(both, spec, 2), sampled(part, spec, 2))
 
 
@@ -96,35 +99,18 @@ def test_the_network_to_go_on_from_is_the_teacher():
 
 
 def test_weights_of_a_teacher_pass_into_fine_tuning(tmp_path: Path):
-    draw = np.random.default_rng(0)
-    rows = [{"image": draw.integers(0, 256, (8, 8, 1), dtype=np.uint8)} for _ in range(24)]
-    frame = pl.DataFrame({"image": [_png(row["image"]) for row in rows]})
+    frame = pl.DataFrame({"image": [png(100, seed) for seed in range(24)]})
     sets = [*SETS, "model.width=16", "model.depth=1", "model.num_heads=2", "engine.batch_size=8"]
     fathom.fit(frame, model="vit", objective="dino", epochs=2, sets=sets, out=tmp_path / "pre")
     trained = fathom.load(tmp_path / "pre").module
-    from fathom.api.config import gather
-    from fathom.api.transfer import origin
-
     found = origin(gather({}, {"transfer": {"source": str(tmp_path / "pre")}}, []))
     wanted, student = trained.teacher.state_dict(), trained.model.state_dict()
     assert all(torch.equal(found.tensors[name], wanted[name]) for name in wanted)
     assert any(not torch.equal(student[name], wanted[name]) for name in wanted)
 
 
-def _png(pixels: np.ndarray) -> dict[str, object]:
-    import io
-
-    from PIL import Image
-
-    held = io.BytesIO()
-    Image.fromarray(pixels[..., 0]).save(held, "png")
-    return {"bytes": held.getvalue(), "path": "x.png"}
-
-
 def test_rows_without_a_target_are_not_for_every_part():
     few = DataSpec(inputs=(IMAGE,), targets=(KIND,), rows=40)
-    from fathom.core import compose
-
     said = compose.find("supervised+consistency").module.accepts(few)
     assert said and "24 of 40 rows have no 'kind'" in said
     assert compose.find("supervised+consistency").module.accepts(SPEC) is None
@@ -167,7 +153,5 @@ def test_columns_that_an_objective_lacks_are_said_before_training(tmp_path: Path
 
 
 def test_an_option_called_as_its_wrapper_may_stand_alone():
-    from fathom.core import compose
-
     for options in ({"rules": ["a -> b"]}, {"rules": {"rules": ["a -> b"]}}):
         assert compose.chosen({"name": "rules", **options}).config.rules.rules == ("a -> b",)

@@ -81,7 +81,7 @@ def recalled(model: Any, source: Any, column: str) -> dict[str, Any]:
         DataError: the source has no such column.
     """
     table = model._read(source)
-    found = model.embed(source)
+    found = model._told(table, embed)
     if column not in table.frame.columns:
         raise DataError(f"There is no column '{column}' in {table.origin}.{did_you_mean(column, table.frame.columns)}")
     labels = table.frame[column].cast(str).fill_null("").to_numpy()

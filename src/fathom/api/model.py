@@ -213,7 +213,7 @@ class Model:
         """
         from fathom.api.embed import embed
 
-        return self._told_of([rows] if is_one_row(rows) else rows, embed)
+        return self._told(self._read([rows] if is_one_row(rows) else rows), embed)
 
     def match(self, rows: Any, captions: Sequence[str]) -> Any:
         """Return a polars frame with a row for each image: the caption that fits best (`prediction`), and how probable
@@ -224,11 +224,11 @@ class Model:
         """
         from fathom.api.embed import match
 
-        return self._told_of([rows] if is_one_row(rows) else rows, partial(match, captions=captions))
+        table = self._read([rows] if is_one_row(rows) else rows)
+        return self._told(table, partial(match, captions=captions))
 
-    def _told_of(self, rows: Any, ask: Callable[..., Any]) -> Any:
-        """Return what `ask` makes of rows, and say on stderr what is to be known of them."""
-        table = self._read(rows)
+    def _told(self, table: Table, ask: Callable[..., Any]) -> Any:
+        """Return what `ask` makes of a table that was read, and say on stderr what is to be known of its rows."""
         notes = list(table.notes)
         found = ask(self.artifact, table, notes=notes)
         _say(notes, [as_dict(row) for row in table.set_aside])

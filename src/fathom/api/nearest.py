@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from fathom.api.embed import vectors
+from fathom.api.embed import embed, vectors
 from fathom.api.look import is_one_row
 from fathom.api.progress import say
 from fathom.artifact import Artifact
@@ -102,9 +102,8 @@ class _Placed:
 
 
 def _placed(model: Model, source: Any) -> _Placed:
-    source = [source] if is_one_row(source) else source
-    table = model._read(source)
-    found = model.embed(source)
+    table = model._read([source] if is_one_row(source) else source)
+    found = model._told(table, embed)
     array = vectors(found)
     known = np.flatnonzero(np.isfinite(array).all(1)) if array.shape[1] else np.empty(0, dtype=np.int64)
     problems = found["problem"].drop_nulls() if "problem" in found.columns else pl.Series([], dtype=pl.String)

@@ -117,7 +117,11 @@ def chosen(options: Mapping[str, Any]) -> catalog.Entry:
         rest = _without_name(rest, alone, known)
         return replace(entry, config=config.build(type(entry.config), {**known, **rest}, "objective"))
     # Of an option that is called as its part is, what is no group of options is the option.
-    own = {key for key, value in rest.items() if key == alone and key in known.get(key, {}) and not _is_group(value)}
+    own = {
+        key
+        for key, value in rest.items()
+        if key == alone and key in known.get(key, {}) and not isinstance(value, Mapping)
+    }
     plain = {key: value for key, value in rest.items() if key not in known or key in own}
     nested = {key: value for key, value in rest.items() if key in known and key not in own}
     if plain and alone not in known:
@@ -367,13 +371,9 @@ def _seen(spec: DataSpec, entry: catalog.Entry) -> DataSpec:
 
 
 def _group(value: Any, name: str) -> Mapping[str, Any]:
-    if not _is_group(value):
+    if not isinstance(value, Mapping):
         raise ConfigError(f"'objective.{name}' is a group of options: set one of them, as in objective.{name}.NAME=…")
-    return cast(Mapping[str, Any], value)
-
-
-def _is_group(value: Any) -> bool:
-    return isinstance(value, Mapping)
+    return value
 
 
 def _without_name(options: dict[str, Any], name: str, known: Mapping[str, Any]) -> dict[str, Any]:

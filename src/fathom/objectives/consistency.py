@@ -223,8 +223,9 @@ class Consistency(Objective):
         both = torch.cat([weakly, self.strong(image).to(torch.float32)])
         features = self.model({self.key: both})
         weak, strong = _logits(features, self.head).chunk(2)
-        told = weak.detach().softmax(1)
-        if self.config.method == "steady_match":
+        if self.config.method == "fixmatch":
+            told = weak.detach().softmax(1)
+        else:
             told = self._steadily(weakly, learning=self.training and torch.is_grad_enabled())
         probability, said = told.max(1)
         sure = (probability >= self.config.threshold).to(strong.dtype)
