@@ -7,8 +7,10 @@
     style       the look of one photograph on another: content and Gram losses as a trained classifier of Fathom's sees
                 them, before and after; pictures go into --grids
 
-The photographs are those within the package scikit-image; networks learn from pieces of five and are judged by pieces
-of two that they never saw. Each part trains for --budget minutes. The figures go to results/photographs.json.
+Judged are pieces of six photographs within the package scikit-image. Networks never saw any of these: they learn from
+pieces of its other pictures, of scikit-learn's two photographs and of those in the Debian packages `mate-backgrounds`
+and `plasma-workspace-wallpapers`, where they are installed. Style is learned and judged among five of scikit-image's.
+Each part trains for --budget minutes. The figures go to results/photographs.json.
 """
 
 from __future__ import annotations
@@ -28,13 +30,25 @@ import polars as pl
 import torch
 from PIL import Image
 from skimage import data, restoration
+from sklearn.datasets import load_sample_images
 
 import fathom
 from fathom.api.sample import write_grid
 from fathom.layers.likeness import psnr
 
 RESULTS = Path(__file__).parent / "results" / "photographs.json"
-LEARNED, JUDGED = ("astronaut", "coffee", "hubble_deep_field", "retina", "immunohistochemistry"), ("chelsea", "rocket")
+JUDGED = ("astronaut", "camera", "chelsea", "coffee", "rocket", "stereo_motorcycle")
+LEARNED = ("brick", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "retina")
+NATURE = "Aqua Blinds Dune Garden GreenMeadow LadyBird RainDrops Storm TwoWings Wood YellowFlower"
+PLASMA = "Autumn BytheWater ColorfulCups DarkestHour EveningGlow FallenLeaf Kite OneStandsOut Path"
+DESKTOPS = {
+    "mate-backgrounds": tuple(f"/usr/share/backgrounds/mate/nature/{name}.jpg" for name in NATURE.split()),
+    "plasma-workspace-wallpapers": tuple(
+        f"/usr/share/wallpapers/{name}/contents/images/2560x1600.jpg" for name in PLASMA.split()
+    ),
+}
+DESKTOP_WIDTHS = (480, 720, 1080)  # pixels that these large ones are brought to, so that they are sharp to the pixel
+KINDS, UNSEEN = ("astronaut", "coffee", "hubble_deep_field", "retina", "immunohistochemistry"), ("chelsea", "rocket")
 NOISE = 0.1
 GREY, WHOLE = "prepare.image_colour=rgb", ("evaluate.baselines=false", "augment.shift=0")
 
@@ -44,7 +58,8 @@ def main() -> None:
     options.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     options.add_argument("--budget", type=float, default=5.0, help="minutes of each training")
     options.add_argument("--side", type=int, default=48, help="pixels of a piece's side")
-    options.add_argument("--pieces", type=int, default=3000, help="to learn from")
+    options.add_argument("--pieces", type=int, default=15_000, help="to learn from")
+    options.add_argument("--model", default="edsr", help="what mends")
     options.add_argument("--grids", type=Path, help="folder for pictures")
     options.add_argument("--set", nargs="+", action="extend", default=[], help="an option of every training")
     given = options.parse_args()
@@ -61,16 +76,19 @@ def mended(what: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
     """Return what trains a network that mends images, and judges it by photographs that it never saw."""
 
     def run(given: argparse.Namespace) -> dict[str, Any]:
-        learned, judged = pieces(LEARNED, given.side, given.pieces), pieces(JUDGED, given.side, 400)
-        sets = [GREY, *WHOLE, *given.set] + ([f"objective.noise={NOISE}"] if what == "denoise" else [])
-        model = fathom.fit(
-            table(learned), test=table(judged), objective=what, model="unet", minutes=given.budget, sets=sets, seed=0
-        )
-        found = together(model, judged)
+        seen = [halved(name) for name in LEARNED] + others()
+        learned, judged = pieces(seen, given.side, given.pieces), pieces([halved(n) for n in JUDGED], given.side, 720)
+        sets = [GREY, *WHOLE, "augment.flip=yes", "split.valid=0.03", *given.set]
+        sets += [f"objective.noise={NOISE}"] if what == "denoise" else []
+        how: dict[str, Any] = {"objective": what, "model": given.model, "minutes": given.budget, "seed": 0}
+        model = fathom.fit(table(learned), test=table(judged), sets=sets, **how)
+        found: dict[str, Any] = {"model": given.model, "pictures": len(seen), **together(model, judged)}
+        each = {n: together(model, part) for n, part in zip(JUDGED, np.split(judged, len(JUDGED)), strict=True)}
+        found["gain_db_of"] = {name: round(figures["gain_db"], 2) for name, figures in each.items()}
         if what == "denoise":
             found |= classical(judged)
         if given.grids:
-            few = {model.artifact.spec.images[0].key: torch.from_numpy(judged[:64:8]).permute(0, 3, 1, 2)}
+            few = {model.artifact.spec.images[0].key: torch.from_numpy(judged[::90]).permute(0, 3, 1, 2)}
             with torch.inference_mode():
                 write_grid(next(iter(model.module.eval().show(few).values())).numpy(), given.grids / f"{what}.png")
         return found
@@ -100,7 +118,7 @@ def decibels(each: torch.Tensor) -> float:
 
 def classical(images: np.ndarray) -> dict[str, float]:
     """Return the decibels of scikit-image's own ways to take noise out of pieces [N, H, W, 3]."""
-    draw, wanted = np.random.default_rng(0), images[:100] / 255.0
+    draw, wanted = np.random.default_rng(0), images[::6] / 255.0
     seen = wanted + NOISE * draw.normal(size=wanted.shape)
     ways = {
         "total_variation": lambda x: restoration.denoise_tv_chambolle(x, weight=NOISE, channel_axis=2),
@@ -116,8 +134,8 @@ def classical(images: np.ndarray) -> dict[str, float]:
 
 def style(given: argparse.Namespace) -> dict[str, Any]:
     """Train a classifier of photographs, and by what it sees a network that gives one the look of another."""
-    learned = pieces(LEARNED, given.side, given.pieces)
-    kinds = np.repeat(LEARNED, len(learned) // len(LEARNED))
+    learned = pieces([halved(name) for name in KINDS], given.side, 3000)
+    kinds = np.repeat(KINDS, len(learned) // len(KINDS))
     sets = [GREY, *WHOLE, *given.set]
     with TemporaryDirectory() as folder:
         place, picture = Path(folder) / "judge", Path(folder) / "style.png"
@@ -128,7 +146,7 @@ def style(given: argparse.Namespace) -> dict[str, Any]:
         sets += [f"objective.perceive.features={place}", f"objective.perceive.style={picture}"]
         sets += ["objective.translate_image.what=keep", "objective.translate_image.pixel_weight=0"]
         sets += ["objective.perceive.weight=1", "engine.keep=last"]
-        judged = pieces(JUDGED, given.side, 64)
+        judged = pieces([halved(name) for name in UNSEEN], given.side, 64)
         costs: dict[str, float] = {}
         for when, minutes in (("before", 0.01), ("after", given.budget)):
             model = fathom.fit(
@@ -163,21 +181,42 @@ def apart(model: fathom.Model, place: Path, picture: Path, images: np.ndarray, w
 
 
 def photograph(name: str) -> np.ndarray:
-    """Return a photograph of scikit-image's package, [H, W, 3] uint8."""
-    found: np.ndarray = getattr(data, name)()
-    return found[..., :3]
+    """Return a picture of scikit-image's package, [H, W, 3] uint8."""
+    found = getattr(data, name)()
+    image: np.ndarray = found[0] if isinstance(found, tuple) else found  # a stereo pair's left one
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
 
 
-def pieces(names: tuple[str, ...], side: int, count: int) -> np.ndarray:
-    """Return square pieces of photographs, as many of each, from places drawn by chance: [N, side, side, 3] uint8.
+def halved(name: str) -> np.ndarray:
+    """Return one in half its size, so that it is sharp to the pixel."""
+    large = Image.fromarray(photograph(name))
+    return reduced(large, large.width // 2)
 
-    Photographs are halved first, so that they are sharp to the pixel.
-    """
+
+def reduced(large: Image.Image, width: int) -> np.ndarray:
+    height = round(large.height * width / large.width)
+    return np.asarray(large.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def others() -> list[np.ndarray]:
+    """Return photographs of other packages in several sizes, [H, W, 3] uint8."""
+    found = list(load_sample_images().images)
+    found += [reduced(Image.fromarray(image), image.shape[1] // 2) for image in found]
+    for package, paths in DESKTOPS.items():
+        there = [path for path in paths if Path(path).exists()]
+        if len(there) < len(paths):
+            print(f"Not found: {len(paths) - len(there)} of {len(paths)} photographs (apt install {package}).")
+        for path in there:
+            with Image.open(path) as large:
+                found += [reduced(large.convert("RGB"), width) for width in DESKTOP_WIDTHS]
+    return found
+
+
+def pieces(images: list[np.ndarray], side: int, count: int) -> np.ndarray:
+    """Return square pieces of pictures, as many of each, from places drawn by chance: [N, side, side, 3] uint8."""
     draw, found = np.random.default_rng(0), []
-    for name in names:
-        large = Image.fromarray(photograph(name))
-        image = np.asarray(large.resize((large.width // 2, large.height // 2), Image.Resampling.LANCZOS))
-        for _ in range(count // len(names)):
+    for image in images:
+        for _ in range(count // len(images)):
             top, left = (int(draw.integers(length - side + 1)) for length in image.shape[:2])
             found.append(image[top : top + side, left : left + side])
     return np.stack(found)

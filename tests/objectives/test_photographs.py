@@ -12,7 +12,7 @@ from fathom.core.types import DataSpec, Field, Stats, TrainingData
 from fathom.data import TensorStore
 from fathom.engine.loop import train
 from fathom.engine.plan import Plan
-from fathom.models import resnet, unet
+from fathom.models import edsr, resnet, unet
 from fathom.objectives import supervised, translate_image
 from fathom.wrappers import perceive
 
@@ -50,15 +50,27 @@ def learn(task, columns: dict[str, torch.Tensor], epochs: int, rate: float = 3e-
     task.eval()
 
 
-def mender(**options):
+def mender(model: str = "unet", **options):
     torch.manual_seed(0)
-    network = unet.build(unet.Config(widths=(16, 16), groups=4, attention=()), SPEC)
+    if model == "unet":
+        network = unet.build(unet.Config(widths=(16, 16), groups=4, attention=()), SPEC)
+    else:
+        network = edsr.build(edsr.Config(width=16, depth=2), SPEC)
     return translate_image.build(translate_image.Config(**options), SPEC, network)
 
 
-@pytest.mark.parametrize(("what", "epochs", "gain"), [("upscale", 12, 0.2), ("denoise", 4, 4.0), ("colourise", 5, 1.5)])
-def test_what_was_never_seen_of_photographs_is_mended(what: str, epochs: int, gain: float) -> None:
-    task = mender(what=what)
+@pytest.mark.parametrize(
+    ("model", "what", "epochs", "gain"),
+    [
+        ("unet", "upscale", 12, 0.2),
+        ("unet", "denoise", 4, 4.0),
+        ("unet", "colourise", 5, 1.5),
+        ("edsr", "upscale", 16, 0.4),
+        ("edsr", "denoise", 12, 4.0),
+    ],
+)
+def test_what_was_never_seen_of_photographs_is_mended(model: str, what: str, epochs: int, gain: float) -> None:
+    task = mender(model, what=what)
     learn(task, {FIELD.key: pieces()}, epochs)
     with torch.no_grad():
         found = task.metrics({FIELD.key: pieces(right=True, count=60)})
