@@ -46,7 +46,7 @@ RESULTS = HERE / "results" / "selfsupervised.json"
 WHOLE = ["evaluate.baselines=false", "split.test=0.0", "split.valid=0.0"]
 VIT = ["model.pooling=mean", "model.width=64", "model.depth=4"]
 TUNED = ["engine.batch_size=16", "engine.learning_rate=1e-3", "engine.weight_decay=0.05", "engine.schedule=cosine"]
-SMALL = ["model.widths=[16, 32, 64]"]  # of a resnet that a core trains in minutes
+SMALL = [16, 32, 64]  # widths of a resnet that a core trains in minutes
 UNSEEN = ("T-shirt/top", "Pullover", "Coat", "Shirt", "Bag")
 SENTENCES = ("a photo of a {}", "a picture of a {}", "this is a {}", "{}")
 ASKED = "an image of a {}"  # a sentence that no training image has
@@ -60,6 +60,7 @@ def main() -> None:
     options.add_argument("--full", action="store_true", help="learn from all 60,000 images")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--ways", nargs="+", default=["fixmatch", "steady_match", "mean_teacher"], help="consistency")
+    options.add_argument("--widths", nargs="+", type=int, default=SMALL, help="of the resnet of consistency and metric")
     options.add_argument(
         "--set", nargs="+", action="extend", default=[], dest="sets", help="options of the first training of each case"
     )
@@ -121,10 +122,10 @@ def masked_image(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[st
 def consistency(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
     few = drawn(train, 250, given.seed)
     rest = train.join(few.select("row"), on="row", how="anti").with_columns(label=pl.lit(None, pl.String))
-    mixed = pl.concat([few, rest])
-    found: dict[str, Any] = {"labels": len(few), "alone": accuracy(few, test, given, model="resnet", own=SMALL)}
+    mixed, how = pl.concat([few, rest]), {"model": "resnet", "own": [f"model.widths={given.widths}"]}
+    found: dict[str, Any] = {"labels": len(few), "widths": given.widths, "alone": accuracy(few, test, given, **how)}
     for way in given.ways:
-        found[way] = accuracy(mixed, test, given, model="resnet", own=SMALL, objective=way, first=True)
+        found[way] = accuracy(mixed, test, given, objective=way, first=True, **how)
     return judged(found, max(found[way] for way in given.ways) - found["alone"], 0.05)
 
 
@@ -134,7 +135,12 @@ def metric(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any
     labels = hidden["label"].to_numpy()
     found: dict[str, Any] = {"unseen": UNSEEN, "pixels": recall(pixels(hidden), labels)}
     for way in ("triplet", "arcface"):
-        how: dict[str, Any] = {"target": "label", "model": "resnet", "sets": SMALL, "objective": way}
+        how: dict[str, Any] = {
+            "target": "label",
+            "model": "resnet",
+            "sets": [f"model.widths={given.widths}"],
+            "objective": way,
+        }
         model = learned(seen.select("image", "label"), given, **how)
         found[way] = recall(vectors(model.embed(hidden)), labels) | seconds(model)
     best = max(found["triplet"]["value"], found["arcface"]["value"])

@@ -65,7 +65,7 @@ def example() -> DataSpec:
 
 
 def paper(preset: str = "") -> DataSpec:
-    """Return the data of the paper: pieces of photographs, with 96 pixels of the small images' 48."""
+    """Return the data of the paper: 800 photographs, of which pieces of 96×96 pixels are learned from."""
     return DataSpec(inputs=(Field(name="image", kind="image", shape=(3, 96, 96)),), rows=800)
 
 
@@ -95,7 +95,7 @@ class EDSR(nn.Module):
     def __init__(self, config: Config, field: Field) -> None:
         super().__init__()
         self.key, self.width, self.shrink = field.key, config.width, config.shrink
-        self.normalize = Normalize(replace(field, stats=None))  # to −1 … 1: photographs are not each its own scale
+        self.normalize = Normalize(replace(field, stats=None))  # to −1 … 1, as the results are
         self.enter = nn.Conv2d(field.shape[0] * config.shrink**2, config.width, 3, padding=1)
         self.blocks = nn.Sequential(*[Block(config.width, config.scale) for _ in range(config.depth)])
         self.leave = nn.Conv2d(config.width, config.width, 3, padding=1)
