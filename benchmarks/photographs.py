@@ -63,6 +63,8 @@ def main() -> None:
     options.add_argument("--grids", type=Path, help="folder for pictures")
     options.add_argument("--set", nargs="+", action="extend", default=[], help="an option of every training")
     given = options.parse_args()
+    if given.grids:
+        given.grids.mkdir(parents=True, exist_ok=True)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in given.parts or PARTS:
         found = PARTS[name](given)
