@@ -257,6 +257,14 @@ def test_a_table_whose_rows_are_mostly_broken_is_refused(frame):
         Preprocess.fit(broken, infer(broken, TARGETS), TARGETS)
 
 
+def test_who_has_few_labels_of_images_is_told_what_learns_without():
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"image": [png(rng) for _ in range(20)], "kind": ["cat", "dog", *[None] * 18]})
+    with pytest.raises(DataError, match=r"target 'kind' is missing\. Images without one .* '--objective consistency'"):
+        Preprocess.fit(frame, infer(frame, ["kind"]), ["kind"])
+    Preprocess.fit(frame, infer(frame, ["kind"]), ["kind"], missing=True)
+
+
 def test_a_table_of_nothing_but_targets_is_refused():
     frame = pl.DataFrame({"y": [1.0, 2.0, 3.5], "z": ["a"] * 3})
     with pytest.raises(DataError, match="No column is left"):

@@ -129,9 +129,12 @@ class Preprocess:
         )
         work.add_images(draft.images)
         if len(work.rows) < asked / 2:
+            first = work.set_aside[0]
+            unlabelled = draft.images and first.column in {o.column for o in outcomes if o.kind == "category"}
+            hint = " Images without one are learned from by '--objective consistency'." if unlabelled else ""
             raise DataError(
                 f"Most rows ({len(work.set_aside)} of {asked}) cannot be learned from; the first: row "
-                f"{work.set_aside[0].row}: {work.set_aside[0].reason}."
+                f"{first.row}: {first.reason}.{hint}"
             )
         draft = draft._learn(work, config, seed, vocabulary)
         if not draft.spec.inputs:
