@@ -24,7 +24,7 @@ from fathom.engine.plan import Plan
 from fathom.engine.records import Chose, Epoch, Finished, Saved, Started, Step, Warned
 from tests.engine import toys
 
-PLAN = Plan(epochs=3, batch_size=32, threads=1)
+PLAN = Plan(epochs=3, batch_size=32, threads=1, precision="fp32")
 
 
 class Scripted(toys.Regression):

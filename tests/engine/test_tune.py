@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from fathom.engine.records import Chose
 from fathom.engine.run import Run
 from tests.engine import toys
 
-PLAN = Plan(epochs=400, batch_size=29, threads=1, memory="returned")  # 2,800 steps
+# 2,800 steps; not every processor computes in bf16, so that it is measured in a test of its own
+PLAN = Plan(epochs=400, batch_size=29, threads=1, memory="returned", precision="fp32")
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +33,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Seconds a step of each form, by which the clock goes; `compiling` is added once."""
-    table, clock = {"plain": 0.050, "recorded": 0.050, "compiled": 0.050, "compiling": 0.0}, [0.0]
+    """Seconds a step of each form, by which the clock goes; `compiling` is added once, `bf16` to every step in it."""
+    table, clock = {"plain": 0.050, "recorded": 0.050, "compiled": 0.050, "compiling": 0.0, "bf16": 0.0}, [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     kept = Run.train_on
 
     def train_on(self: Run, index: torch.Tensor) -> None:
         kept(self, index)
-        clock[0] += table[self.knobs.form]
+        clock[0] += table[self.knobs.form] + (table["bf16"] if self.knobs.precision == "bf16" else 0.0)
         if self.knobs.form == "compiled":
             clock[0] += table["compiling"]
             table["compiling"] = 0.0
@@ -86,6 +88,22 @@ def test_a_form_that_is_asked_for_is_not_measured(seconds: dict[str, float]) -> 
     seconds["recorded"] = 0.001
     run, chosen = _tuned(form="plain")
     assert run.knobs.form == "plain" and not chosen
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="others are not asked")
+@pytest.mark.parametrize(
+    ("able", "more", "kept"), [(True, -0.030, "bf16"), (True, 0.030, "fp32"), (False, -0.030, "fp32")]
+)
+def test_bf16_is_taken_where_the_processor_has_it_and_it_gains(
+    able: bool, more: float, kept: str, seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: able)
+    seconds["bf16"] = more
+    run, chosen = _tuned(precision="auto", form="plain")
+    assert run.knobs.precision == kept
+    assert [(choice.what, choice.value) for choice in chosen] == (
+        [("precision", kept), ("settings", kept)] if able else []
+    )
 
 
 def test_compiling_is_tried_in_a_long_run_and_kept_if_it_gains(seconds: dict[str, float]) -> None:
