@@ -14,6 +14,10 @@ A class that is taken for certain stays, right or wrong. What is sharpened, p^(1
 turn round, so that a network is sooner right: of Fashion-MNIST's test images, with 250 labels and 60,000 images, 83.4 %
 after three passes (T = 1/2), where one that was told classes from 80 % on had 82.6 %. After eight both have the same.
 
+How much the views differ decides where it ends: with crops from 0.7 of the area on and a jitter of 0.2 it stays at
+84.3 % from six passes to thirty; with 0.5 and 0.4 it comes to 85.3 % in 25. But who says the classes has to see images
+little changed: told from crops and turns too (of 0.5, 10 degrees), a network was no better than with the labels alone.
+
 A model that learns fast changes its mind from step to step, and sends itself along; its average is steadier and right
 more often. What is said is divided by how often each class was said of late and multiplied by its share of the labels.
 
@@ -162,6 +166,7 @@ class Consistency(Objective):
         if config.method != "fixmatch":
             self.teacher = copy.deepcopy(model).requires_grad_(False)
             self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+            _steady_statistics(self.teacher, 1 - config.momentum)
         if config.method == "steady_match":
             counts = torch.tensor([float(count + 1) for count in self.target.counts or [0] * len(self.target.classes)])
             self.register_buffer("wanted", counts / counts.sum())
@@ -262,6 +267,16 @@ class Consistency(Objective):
 def _logits(features: Features, head: Head) -> Tensor:
     """Return logits [B, C], at least in float32."""
     return wide(head(one_vector(features.pooled)).squeeze(1))
+
+
+def _steady_statistics(network: nn.Module, share: float) -> None:
+    """Let running statistics of batches change as slowly as the weights that they belong to.
+
+    Else a network is saved with those of the last few batches (Wu, Johnson, Rethinking "Batch" in BatchNorm, 2021).
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.momentum is not None:
+            layer.momentum = min(layer.momentum, share)
 
 
 def _share(config: Config, labelled: int, rows: int) -> float:
