@@ -59,6 +59,7 @@ def main() -> None:
     options.add_argument("--epochs", type=int, help="passes, instead of minutes, of the first training of each case")
     options.add_argument("--full", action="store_true", help="learn from all 60,000 images")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--draws", type=int, default=1, help="of labels in consistency, by the seeds from --seed on")
     options.add_argument("--ways", nargs="+", default=["fixmatch", "steady_match", "mean_teacher"], help="consistency")
     options.add_argument("--widths", nargs="+", type=int, default=SMALL, help="of the resnet of consistency and metric")
     options.add_argument(
@@ -120,13 +121,19 @@ def masked_image(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[st
 
 
 def consistency(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
-    few = drawn(train, 250, given.seed)
-    rest = train.join(few.select("row"), on="row", how="anti").with_columns(label=pl.lit(None, pl.String))
-    mixed, how = pl.concat([few, rest]), {"model": "resnet", "own": [f"model.widths={given.widths}"]}
-    found: dict[str, Any] = {"labels": len(few), "widths": given.widths, "alone": accuracy(few, test, given, **how)}
-    for way in given.ways:
-        found[way] = accuracy(mixed, test, given, objective=way, first=True, **how)
-    return judged(found, max(found[way] for way in given.ways) - found["alone"], 0.05)
+    right: dict[str, list[float]] = {way: [] for way in ("alone", *given.ways)}
+    how: dict[str, Any] = {"model": "resnet", "own": [f"model.widths={given.widths}"]}
+    for seed in range(given.seed, given.seed + given.draws):
+        drawing = argparse.Namespace(**vars(given) | {"seed": seed})
+        few = drawn(train, 250, seed)
+        rest = train.join(few.select("row"), on="row", how="anti").with_columns(label=pl.lit(None, pl.String))
+        right["alone"].append(accuracy(few, test, drawing, **how))
+        for way in given.ways:
+            right[way].append(accuracy(pl.concat([few, rest]), test, drawing, objective=way, first=True, **how))
+        print(json.dumps({"seed": seed} | {way: each[-1] for way, each in right.items()}), flush=True)
+    mean = {way: round(float(np.mean(each)), 4) for way, each in right.items()}
+    found = {"labels": 250, "widths": given.widths, "draws": given.draws, "each": right, "mean": mean}
+    return judged(found, max(mean[way] for way in given.ways) - mean["alone"], 0.05)
 
 
 def metric(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:

@@ -37,6 +37,8 @@ TOGETHER = [
     (Task("supervised+0.5*contrast", example="metric"), ""),
     (Task("ewc(supervised)", {"ewc": {"strength": 10.0}}, earlier=True), ""),
     (Task("replay(supervised)", earlier=True), ""),
+    (Task("noisy_student(supervised)", {"noisy_student": {"teachers": ["earlier"]}}, "consistency", True), ""),
+    (Task("noisy_student(supervised)", {"noisy_student": {"teachers": ["earlier"]}}, "consistency", True), "recorded"),
 ]
 
 

@@ -77,6 +77,7 @@ OPTIONS = {  # beyond the defaults, for every wrapper that needs some
     "ewc": {"strength": 10.0, "rows": 8},
     "replay": {"rows": 8},
     "adversarial_training": {"steps": 2},
+    "noisy_student": {"teachers": ("earlier",)},
 }
 
 

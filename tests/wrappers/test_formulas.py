@@ -267,14 +267,14 @@ def test_a_teacher_is_neither_trained_nor_stored() -> None:
 
 def test_a_teacher_with_its_classes_in_another_order_says_the_same() -> None:
     turned = Field(name="kind", kind="category", classes=("boot", "coat", "sandal"), counts=(1, 1, 1))
-    from fathom.wrappers.distill import _order
+    from fathom.wrappers.distill import class_order
 
     trained = past_of(DataSpec(inputs=NUMBERS.inputs, targets=(turned,), rows=40)).trained
-    assert _order(KIND, trained) == [1, 2, 0]
+    assert class_order(KIND, trained) == [1, 2, 0]
     with pytest.raises(ConfigError, match="does not predict 'season'"):
-        _order(SEASON, trained)
+        class_order(SEASON, trained)
     with pytest.raises(ConfigError, match="'hat' is not common"):
-        _order(Field(name="kind", kind="category", classes=("hat", "coat", "boot")), trained)
+        class_order(Field(name="kind", kind="category", classes=("hat", "coat", "boot")), trained)
 
 
 TABLE = {  # (a, b) -> a and b, a or b, a -> b

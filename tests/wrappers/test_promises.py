@@ -19,7 +19,7 @@ from tests.conformance.samples import batch_of
 from tests.wrappers.earlier import IMAGES, NUMBERS, built
 
 CPU = torch.device("cpu")
-EVERY = ("mixup", "adversarial_training", "sam", "ewc", "replay", "rules", "distill")
+EVERY = ("mixup", "adversarial_training", "sam", "ewc", "replay", "rules", "distill", "noisy_student")
 NESTED = (*EVERY, "sam(mixup(supervised))", "distill(rules(ewc(supervised)))", "0.5*sam(mixup(supervised))")
 
 
@@ -71,7 +71,7 @@ def test_what_is_kept_is_the_objective_alone(name: str) -> None:
     assert list(kept.state_dict()) == list(fresh.state_dict())
 
 
-@pytest.mark.parametrize("name", ["adversarial_training", "sam", "ewc", "rules", "distill"])
+@pytest.mark.parametrize("name", ["adversarial_training", "sam", "ewc", "rules", "distill", "noisy_student"])
 def test_accumulated_uneven_parts_give_the_gradient_of_the_whole(name: str) -> None:
     moved = []
     batch = batch_of(NUMBERS, 20)
@@ -87,11 +87,11 @@ def test_accumulated_uneven_parts_give_the_gradient_of_the_whole(name: str) -> N
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rules", "distill", "ewc", "sam"])
+@pytest.mark.parametrize("name", ["rules", "distill", "noisy_student", "ewc", "sam"])
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     task = built(name, NUMBERS).double()
-    if name == "distill":
-        task._teacher[0].double()
+    for teacher in getattr(task, "_teacher", getattr(task, "_teachers", ())):
+        teacher.double()
     batch = {k: v.double() if v.is_floating_point() else v for k, v in batch_of(NUMBERS, 5).items()}
     leaves = tuple(p for p in task.parameters() if p.requires_grad)
 
@@ -126,7 +126,7 @@ def test_half_precision_learns(name: str) -> None:
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix", "fgsm", "pgd"])
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "fgsm", "pgd", "noisy_student"])
 def test_images_are_learned_from(name: str) -> None:
     task = built(name, IMAGES)
     store = TensorStore(batch_of(IMAGES, 24))

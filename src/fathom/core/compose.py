@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -192,12 +192,16 @@ class Combination:
         counts = [sum(target.counts) for target in spec.targets if target.kind == "category" and target.counts]
         if self.repeats is None or not counts or max(counts) >= spec.rows:
             return None
-        for leaf in self.leaves:
-            entry = self.parts[leaf]
-            if _use(entry) != "unused" and getattr(entry.module, "repeats", None) is None:
+        for each in _named(self.tree, lambda name: self._asked(name) is None):
+            entry = self.parts[each.name]
+            if isinstance(each, Leaf) and _use(entry) != "unused" and self._asked(each.name) is None:
                 missing = f"{spec.rows - max(counts):,} of {spec.rows:,} rows have no '{spec.targets[0].name}'"
-                return f"of '{leaf}', it learns from every row's target, and {missing}: leave it out of the sum"
+                return f"of '{each.name}', it learns from every row's target, and {missing}: leave it out of the sum"
         return None
+
+    def _asked(self, name: str) -> Any:
+        """Return how a part has it how often rows with a target stand: it learns from those without; None of others."""
+        return getattr(self.parts[name].module, "repeats", None)
 
     def needs(self, model: nn.Module) -> str | None:
         """Return why some part cannot train this model, or None."""
@@ -226,9 +230,9 @@ class Combination:
     @property
     def repeats(self) -> Any:
         """How often a row with a target stands in an epoch, as the first part has it that learns without; or None."""
-        for leaf in self.leaves:
-            if asked := getattr(self.parts[leaf].module, "repeats", None):
-                return lambda options, *rows: asked(getattr(options, leaf), *rows)
+        for name in self.parts:
+            if asked := self._asked(name):
+                return lambda options, *rows: asked(getattr(options, name), *rows)
         return None
 
     def build(self, options: Any, spec: DataSpec, model: nn.Module, past: Past | None = None) -> Objective:
@@ -345,15 +349,15 @@ class _Reader:
         return ConfigError(f"The objective '{self.text}' cannot be read {where}: {why}; {HOW}.")
 
 
-def _named(node: Node) -> Iterator[Leaf | Wrapped]:
-    """Yield every part that has a name, from the outside in and from left to right."""
+def _named(node: Node, within: Callable[[str], bool] = lambda name: True) -> Iterator[Leaf | Wrapped]:
+    """Yield every part that has a name, from the outside in and from left to right; of wrappers `within` names."""
     if isinstance(node, Summed):
         for _, part in node.parts:
-            yield from _named(part)
+            yield from _named(part, within)
         return
     yield node
-    if isinstance(node, Wrapped):
-        yield from _named(node.inner)
+    if isinstance(node, Wrapped) and within(node.name):
+        yield from _named(node.inner, within)
 
 
 def _room(node: Leaf | Wrapped) -> str:

@@ -166,7 +166,6 @@ class Consistency(Objective):
         if config.method != "fixmatch":
             self.teacher = copy.deepcopy(model).requires_grad_(False)
             self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
-            _steady_statistics(self.teacher, 1 - config.momentum)
         if config.method == "steady_match":
             counts = torch.tensor([float(count + 1) for count in self.target.counts or [0] * len(self.target.classes)])
             self.register_buffer("wanted", counts / counts.sum())
@@ -267,16 +266,6 @@ class Consistency(Objective):
 def _logits(features: Features, head: Head) -> Tensor:
     """Return logits [B, C], at least in float32."""
     return wide(head(one_vector(features.pooled)).squeeze(1))
-
-
-def _steady_statistics(network: nn.Module, share: float) -> None:
-    """Let running statistics of batches change as slowly as the weights that they belong to.
-
-    Else a network is saved with those of the last few batches (Wu, Johnson, Rethinking "Batch" in BatchNorm, 2021).
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.momentum is not None:
-            layer.momentum = min(layer.momentum, share)
 
 
 def _share(config: Config, labelled: int, rows: int) -> float:

@@ -116,7 +116,7 @@ class Distill(Wrapper):
     def __init__(self, config: Config, targets: tuple[Field, ...], inner: Objective, teacher: Trained) -> None:
         super().__init__(inner)
         self.config, self.targets = config, targets
-        self.order = [_order(target, teacher) for target in targets]
+        self.order = [class_order(target, teacher) for target in targets]
         self._teacher = (teacher.objective.eval().requires_grad_(False),)  # in a tuple: no part of this module
         theirs, ours = int(teacher.objective.model.width), int(self.model.width)  # type: ignore[arg-type]
         self.projection = nn.Linear(ours, theirs) if config.features else None
@@ -164,7 +164,7 @@ class Distill(Wrapper):
         return F.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
 
 
-def _order(target: Field, teacher: Trained) -> list[int] | None:
+def class_order(target: Field, teacher: Trained) -> list[int] | None:
     """Return where the teacher has each of a target's classes; None of a number.
 
     Raises:

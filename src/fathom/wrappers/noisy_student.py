@@ -1,0 +1,148 @@
+"""Noisy student: learn from what trained models say of rows without a target, by views that make it harder to say.
+
+    target = the truth, where there is one, else the mean of what the teachers say of the row as it is
+    loss   = that of the wrapped objective, of strongly changed images and these targets
+
+A student that sees less than its teacher does, and still has to say the same, learns what the classes have in common
+rather than what the teacher went by. It begins afresh, so that it does not hold on to its teacher's mistakes: what is
+right is learned sooner than what is wrong. It may then teach the next one. Teachers of several beginnings make
+different mistakes, which their mean has fewer of.
+
+The teachers are no part of the student: they are neither trained nor stored again.
+
+Sources: Xie, Luong, Hovy, Le, Self-Training with Noisy Student Improves ImageNet Classification, 2020;
+Cascante-Bonilla, Tan, Qi, Ordonez, Curriculum Labeling: Revisiting Pseudo-Labeling for Semi-Supervised Learning, 2021
+(a fresh beginning).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fathom.core.config import at_least, below_one, option
+from fathom.core.errors import ConfigError
+from fathom.core.objective import Objective, predicted
+from fathom.core.past import Past, Trained
+from fathom.core.types import Batch, DataSpec, Field, Loss
+from fathom.core.wrapper import Wrapper
+from fathom.layers.views import Views
+from fathom.wrappers.distill import class_order
+
+REFERENCE = (
+    "Xie, Luong, Hovy, Le, Self-Training with Noisy Student Improves ImageNet Classification, 2020; "
+    "Cascante-Bonilla, Tan, Qi, Ordonez, Curriculum Labeling: Revisiting Pseudo-Labeling for Semi-Supervised "
+    "Learning, 2021"
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    teachers: tuple[str, ...] = option((), "folders of trained models, the mean of which is learned from")
+    unlabelled: float = option(7.0, "rows without a target for each row with one, in a batch")
+    plain: float = option(0.25, "share of the rows without a target whose images are shown as they are")
+    crop: float = option(0.5, "smallest area of a strongly changed view, as a share of the image's")
+    jitter: float = option(0.4, "how much such views differ in brightness, contrast and saturation")
+    turn: float = option(15.0, "degrees that such views are turned by at the most")
+    shear: float = option(0.2, "how far rows of such views are moved against each other, as a share of their distance")
+    erase: float = option(0.4, "side of a square painted grey in such views, as a share of the image's")
+
+
+presets: dict[str, Config] = {}
+
+
+def accepts(spec: DataSpec) -> str | None:
+    """Return why nothing can be learned from a teacher of such data, or None."""
+    for target in spec.targets:
+        if target.kind not in ("number", "category"):
+            return f"target '{target.name}' is {target.kind}; it takes over numbers and categories"
+    return None if spec.targets else "it needs at least one target column, which the teachers predict"
+
+
+def needs(inner: Objective) -> str | None:
+    """Return why it cannot stand around this objective, or None."""
+    return None if inner.soft_targets else "it does not learn from probabilities; 'supervised' does"
+
+
+def repeats(config: Config, labelled: int, rows: int) -> int:
+    """Return how often a row with a target stands in an epoch."""
+    return max(1, round((rows - labelled) / (config.unlabelled * labelled))) if labelled else 1
+
+
+def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = None) -> NoisyStudent:
+    """Return the wrapper.
+
+    Raises:
+        ConfigError: no teacher is named, one takes or predicts other things than the student, or an option is out of
+            range.
+    """
+    floors = {"unlabelled": 0.01, "plain": 0, "crop": 0.01, "jitter": 0, "turn": 0, "shear": 0}
+    at_least(config, floors, "objective.noisy_student")
+    below_one(config, "erase", where="objective.noisy_student")
+    for name in ("plain", "crop"):
+        if (given := getattr(config, name)) > 1:
+            raise ConfigError(f"Option 'objective.noisy_student.{name}' was given {given}; expected a share up to 1.")
+    if past is None or not config.teachers:
+        raise ConfigError(
+            "Wrapper 'noisy_student' needs teachers: set objective.noisy_student.teachers to the folders of trained "
+            "models, as in '[\"runs/few\"]'."
+        )
+    teachers = [past.model(folder, "objective.noisy_student.teachers", True) for folder in config.teachers]
+    return NoisyStudent(config, spec, inner, teachers)
+
+
+class NoisyStudent(Wrapper):
+    """The wrapped objective's loss of varied images, with targets that the teachers fill in where there is none."""
+
+    def __init__(self, config: Config, spec: DataSpec, inner: Objective, teachers: list[Trained]) -> None:
+        super().__init__(inner)
+        self.config, self.images, self.targets = config, spec.images, predicted(inner, spec)
+        self.orders = [[class_order(target, teacher) for target in self.targets] for teacher in teachers]
+        self._teachers = tuple(each.objective.eval().requires_grad_(False) for each in teachers)  # no part of this
+        self.views = Views(
+            (config.crop, 1.0),
+            flip=0.0,
+            turn=config.turn,
+            shear=config.shear,
+            jitter=config.jitter,
+            grey=0.0,
+            erase=config.erase,
+        )
+
+    def losses(self, batch: Batch, phase: str = "main") -> Loss:
+        if phase != self.phases()[0].name:
+            return self.inner.losses(batch, phase)
+        found, told = dict(batch), self._told(batch)
+        plain = torch.rand(len(told[0]), device=told[0].device) < self.config.plain
+        for target, said in zip(self.targets, told, strict=True):
+            truth = batch[target.target_key]
+            known = truth >= 0 if target.kind == "category" else truth.isfinite()
+            found[target.target_key] = _filled(target, truth, said, known)
+            plain = plain | known
+        for field in self.images:
+            images = batch[field.key].float()
+            found[field.key] = torch.where(plain[:, None, None, None], images, self.views(images))
+        return self.inner.losses(found, phase)
+
+    @torch.no_grad()
+    def _told(self, batch: Batch) -> list[Tensor]:
+        """Return what the teachers say of each target on the mean: [B, C], of a number [B]."""
+        device = next(iter(batch.values())).device
+        each: list[list[Tensor]] = []
+        for teacher, orders in zip(self._teachers, self.orders, strict=True):
+            if next(teacher.parameters()).device != device:
+                teacher.to(device)
+            said = teacher.predict(batch)
+            pairs = zip(self.targets, orders, strict=True)
+            each.append([said[t.name] if order is None else said[t.name][:, order] for t, order in pairs])
+        return [torch.stack(one).mean(0) for one in zip(*each, strict=True)]
+
+
+def _filled(target: Field, truth: Tensor, said: Tensor, known: Tensor) -> Tensor:
+    """Return the truth where it is known, of a category as probabilities [B, C], and what is said elsewhere."""
+    if target.kind != "category":
+        return torch.where(known, truth, said.to(truth.dtype))
+    sure = torch.zeros_like(said).scatter(1, truth.clamp_min(0)[:, None], 1.0)
+    return torch.where(known[:, None], sure, said)
