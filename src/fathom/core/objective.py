@@ -24,12 +24,15 @@ class Objective(nn.Module, ABC):
         together: a key of the batch, and how many rows that have the same value there shall stand in one batch, where
             there are as many; None: rows stand as chance has it.
         soft_targets: whether `losses` takes category targets also as probabilities [B, C] (and cares for no other).
+        recounts: whether inputs are varied within `losses`, so that running statistics of batches are no longer of what
+            is predicted from: they are taken once more after training.
     """
 
     model: nn.Module
     predicts: tuple[Field, ...] | None = None
     together: tuple[str, int] | None = None
     soft_targets: bool = False
+    recounts: bool = False
 
     @property
     def network(self) -> nn.Module:

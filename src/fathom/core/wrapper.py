@@ -46,6 +46,10 @@ class Wrapper(Objective):
         return self.inner.soft_targets
 
     @property
+    def recounts(self) -> bool:  # type: ignore[override]
+        return self.inner.recounts
+
+    @property
     def together(self) -> tuple[str, int] | None:  # type: ignore[override]
         return self.inner.together
 

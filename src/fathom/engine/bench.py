@@ -80,7 +80,7 @@ def measure(objective: Objective, data: TrainingData, plan: Plan) -> Measured:
 def _operations(run: Run) -> int:
     """Count a step's operations on one batch, forward and backward."""
     index = Trial(run).batches[0]
-    batch = run._move(run.data.train.gather(index))
+    batch = run.move(run.data.train.gather(index))
     with FlopCounterMode(display=False) as counter:
         for turn in run.stepper.turns:
             run.objective.losses(batch, turn.phase.name).total.backward(inputs=turn.parameters)

@@ -24,6 +24,7 @@ from fathom.engine.fingerprint import made_with
 from fathom.engine.interrupt import Interrupts
 from fathom.engine.plan import Plan
 from fathom.engine.records import Record, Saved, Warned
+from fathom.engine.recount import recount
 from fathom.engine.run import Run
 from fathom.engine.saving import SHARE, Saver
 from fathom.engine.showing import Keep
@@ -125,7 +126,10 @@ class _Session:
         while not run.reason:
             yield from self._epoch()
         yield from self._save(wait=True)
-        yield account.finished(run, run.choose_weights())
+        kept = run.choose_weights()
+        if run.objective.recounts and run.sharding is None:
+            recount(run.objective, run.data.train, -(-run.plan.batch_size // run.knobs.accumulate), run.move)
+        yield account.finished(run, kept)
 
     def stop(self) -> None:
         """The caller leaves, between two steps: keep the state, and leave the objective with the chosen weights."""

@@ -245,7 +245,7 @@ class Run:
             self.random.at_step(VALIDATION)
             valid, precision = self.data.valid, self.stepper.autocast
             assert valid is not None
-            found.update(validate.evaluate(self.objective, valid, wanted, rows, self._move, precision, self.world))
+            found.update(validate.evaluate(self.objective, valid, wanted, rows, self.move, precision, self.world))
             if self.sharding is not None:
                 self.sharding.rest()
 
@@ -377,11 +377,11 @@ class Run:
         pieces = (index,)
         if parts > 1:
             pieces = index.split(order.sizes(len(index), parts))  # type: ignore[assignment]
-        found = [self._move(self.data.train.gather(piece)) for piece in pieces]
+        found = [self.move(self.data.train.gather(piece)) for piece in pieces]
         augment = self.data.augment
         return found if augment is None else [augment(batch) for batch in found]
 
-    def _move(self, batch: Batch) -> Batch:
+    def move(self, batch: Batch) -> Batch:
         if self.device.type == "cpu":
             return batch
         return {key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()}

@@ -57,7 +57,7 @@ def _pictures(run: Run, step: int) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def show() -> None:
-        rows = run._move(store.gather(torch.arange(min(ROWS, len(store)))))
+        rows = run.move(store.gather(torch.arange(min(ROWS, len(store)))))
         found.update({title: images.float().cpu() for title, images in run.objective.show(rows).items()})
 
     others = run.random.state()  # Python's and NumPy's; PyTorch's generators are seeded anew before each step

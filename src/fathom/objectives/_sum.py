@@ -33,6 +33,7 @@ class Sum(Objective):
         self.parts = nn.ModuleDict({name: part for name, _, part in parts})
         self.weights = {name: weight for name, weight, _ in parts}
         self.soft_targets = all(part.soft_targets for _, _, part in parts)
+        self.recounts = any(part.recounts for _, _, part in parts)
         self.together = next((part.together for _, _, part in parts if part.together), None)
         seen = [field for _, _, part in parts for field in predicted(part, spec)]
         self.predicts = tuple(dict.fromkeys(seen))

@@ -143,6 +143,7 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> Consistency:
 class Consistency(Objective):
     """A model with a head for the classes and, where asked for, a teacher that trails both."""
 
+    recounts = True
     wanted: Tensor
 
     def __init__(self, config: Config, spec: DataSpec, model: nn.Module) -> None:
