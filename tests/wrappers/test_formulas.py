@@ -267,7 +267,7 @@ def test_a_teacher_is_neither_trained_nor_stored() -> None:
 
 def test_a_teacher_with_its_classes_in_another_order_says_the_same() -> None:
     turned = Field(name="kind", kind="category", classes=("boot", "coat", "sandal"), counts=(1, 1, 1))
-    from fathom.wrappers.distill import class_order
+    from fathom.wrappers._teacher import class_order
 
     trained = past_of(DataSpec(inputs=NUMBERS.inputs, targets=(turned,), rows=40)).trained
     assert class_order(KIND, trained) == [1, 2, 0]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fathom.core.ahead import announced
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, Store
 
@@ -35,7 +36,7 @@ def recount(objective: Objective, store: Store, size: int, move: Callable[[Batch
     step = -(-len(store) // ROWS)
     rows = torch.arange(0, len(store), step)
     with _counting(objective, layers):
-        for index in rows.split(size):
+        for index in announced(store, rows.split(size)):
             if len(index) > 1:  # one row has no spread
                 objective.predict(move(store.gather(index)))
     return len(rows)

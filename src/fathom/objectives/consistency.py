@@ -41,6 +41,7 @@ from fathom.core.config import at_least, below_one, option
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.types import Average, Batch, DataSpec, Features, Field, Loss, Stats
+from fathom.layers import few
 from fathom.layers.heads import Head
 from fathom.layers.precision import wide
 from fathom.layers.similar import one_vector
@@ -82,17 +83,15 @@ presets: dict[str, Config] = {
 }
 
 
-def repeats(config: Config, labelled: int, rows: int) -> int:
-    """Return how often a row with a label stands in an epoch."""
-    return max(1, round((rows - labelled) / (config.unlabelled * labelled))) if labelled else 1
-
-
 def accepts(spec: DataSpec) -> str | None:
     """Return why this objective cannot learn from such data, or None."""
     if len(spec.targets) != 1 or spec.targets[0].kind != "category":
         given = ", ".join(f"'{f.name}' ({f.kind})" for f in spec.targets[:4]) or "none"
         return f"it needs one target column of classes, empty where a row has no label; the targets are {given}"
     return spec.unless_one("image")
+
+
+repeats = few.repeats  # how often a row with a target stands in an epoch
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
@@ -120,23 +119,9 @@ def build(config: Config, spec: DataSpec, model: nn.Module) -> Consistency:
     why = accepts(spec)
     if why:
         raise ConfigError(f"Objective 'consistency' cannot be used: {why}.")
-    at_least(
-        config,
-        {
-            "weight": 0,
-            "temperature": 0,
-            "unlabelled": 0.01,
-            "crop": 0.01,
-            "jitter": 0,
-            "erase": 0,
-            "turn": 0,
-            "shear": 0,
-        },
-        "objective",
-    )
-    below_one(config, "threshold", "momentum", "erase", where="objective")
-    if config.crop > 1:
-        raise ConfigError(f"Option 'objective.crop' was given {config.crop}; expected a share up to 1.")
+    at_least(config, {"weight": 0, "temperature": 0}, "objective")
+    below_one(config, "threshold", "momentum", where="objective")
+    few.refuse(config, "objective")
     return Consistency(config, spec, model)
 
 
@@ -154,15 +139,7 @@ class Consistency(Objective):
         self.share = _share(config, sum(self.target.counts), spec.rows)
         self.weight = config.weight or WEIGHTS[config.method]
         self.head = Head(int(model.width), len(self.target.classes))  # type: ignore[arg-type]
-        self.strong = Views(
-            (config.crop, 1.0),
-            flip=0.0,
-            turn=config.turn,
-            shear=config.shear,
-            jitter=config.jitter,
-            grey=0.0,
-            erase=config.erase,
-        )
+        self.strong = few.strong(config)
         self.other = Views((max(config.crop, 0.8), 1.0), flip=0.0, jitter=config.jitter / 2, grey=0.0)
         if config.method != "fixmatch":
             self.teacher = copy.deepcopy(model).requires_grad_(False)

@@ -21,6 +21,7 @@ from fathom.core.types import Batch, DataSpec, Loss, Phase
 from fathom.core.wrapper import Wrapper, also_moving, scaled
 from fathom.layers.precision import wide
 from fathom.layers.scoring import NOTHING, told
+from fathom.wrappers._teacher import beside
 
 
 class DistillTokens(Wrapper):
@@ -76,9 +77,7 @@ class DistillTokens(Wrapper):
     @torch.no_grad()
     def _answered(self, question: Question) -> Answer:
         """Return what the teacher makes of a question."""
-        device = next(iter(question.read.values())).device
-        if next(self._teacher[0].parameters()).device != device:
-            self._teacher[0].to(device)
+        beside(self._teacher[0], question.read)
         return self._asked.answer(question)
 
     @property

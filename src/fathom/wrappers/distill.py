@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.config import at_least, option
-from fathom.core.errors import ConfigError, did_you_mean
+from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective, predicted
 from fathom.core.past import Past, Trained
 from fathom.core.roles import TokenTeller
@@ -30,6 +30,7 @@ from fathom.core.wrapper import Wrapper, also_moving, plus, scaled
 from fathom.layers.once import once
 from fathom.layers.precision import wide
 from fathom.layers.similar import one_vector
+from fathom.wrappers._teacher import beside, class_order, in_order
 from fathom.wrappers._tokens import DistillTokens, inherit, unless_same
 
 REFERENCE = (
@@ -143,16 +144,11 @@ class Distill(Wrapper):
     @torch.no_grad()
     def _taught(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """Return the teacher's prediction of each target, in the student's order of classes, and its features."""
-        teacher, device = self._teacher[0], next(iter(batch.values())).device
-        if next(teacher.parameters()).device != device:
-            teacher.to(device)
+        teacher = beside(self._teacher[0], batch)
         with once(teacher.network):
             found = teacher.predict(batch)
             features = one_vector(teacher.network(batch).pooled)
-        said = [
-            found[t.name] if o is None else found[t.name][:, o] for t, o in zip(self.targets, self.order, strict=True)
-        ]
-        return said, features
+        return in_order(found, self.targets, self.order), features
 
     def _cost(self, target: Field, student: Tensor, teacher: Tensor) -> Tensor:
         """Return what a target's prediction costs for being another than the teacher's."""
@@ -162,22 +158,3 @@ class Distill(Wrapper):
         temperature = self.config.temperature
         ours, theirs = ((p.clamp_min(LEAST).log() / temperature).log_softmax(1) for p in (student, teacher))
         return F.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
-
-
-def class_order(target: Field, teacher: Trained) -> list[int] | None:
-    """Return where the teacher has each of a target's classes; None of a number.
-
-    Raises:
-        ConfigError: it does not predict that target, or with other classes.
-    """
-    known = {field.name: field for field in predicted(teacher.objective, teacher.spec)}
-    theirs = known.get(target.name)
-    place = f"The teacher '{teacher.folder}'"
-    if theirs is None or theirs.kind != target.kind:
-        raise ConfigError(f"{place} does not predict '{target.name}'.{did_you_mean(target.name, known)}")
-    if target.kind != "category":
-        return None
-    if set(theirs.classes) != set(target.classes):
-        differing = sorted(set(theirs.classes) ^ set(target.classes))[0]
-        raise ConfigError(f"{place} tells other classes of '{target.name}' apart: '{differing}' is not common to both.")
-    return [theirs.classes.index(name) for name in target.classes]

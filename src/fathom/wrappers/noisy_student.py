@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fathom.core.config import at_least, below_one, option
+from fathom.core.config import option
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective, predicted
 from fathom.core.past import Past, Trained
 from fathom.core.types import Batch, DataSpec, Field, Loss
 from fathom.core.wrapper import Wrapper
-from fathom.layers.views import Views
-from fathom.wrappers.distill import class_order
+from fathom.layers import few
+from fathom.wrappers._teacher import beside, class_order, in_order
 
 REFERENCE = (
     "Xie, Luong, Hovy, Le, Self-Training with Noisy Student Improves ImageNet Classification, 2020; "
@@ -67,9 +67,7 @@ def needs(inner: Objective) -> str | None:
     return None if inner.soft_targets else "it does not learn from probabilities; 'supervised' does"
 
 
-def repeats(config: Config, labelled: int, rows: int) -> int:
-    """Return how often a row with a target stands in an epoch."""
-    return max(1, round((rows - labelled) / (config.unlabelled * labelled))) if labelled else 1
+repeats = few.repeats  # how often a row with a target stands in an epoch
 
 
 def recipe(config: Config, spec: DataSpec) -> dict[str, dict[str, Any]]:
@@ -84,12 +82,9 @@ def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = 
         ConfigError: no teacher is named, one takes or predicts other things than the student, or an option is out of
             range.
     """
-    floors = {"unlabelled": 0.01, "plain": 0, "crop": 0.01, "jitter": 0, "turn": 0, "shear": 0}
-    at_least(config, floors, "objective.noisy_student")
-    below_one(config, "erase", where="objective.noisy_student")
-    for name in ("plain", "crop"):
-        if (given := getattr(config, name)) > 1:
-            raise ConfigError(f"Option 'objective.noisy_student.{name}' was given {given}; expected a share up to 1.")
+    few.refuse(config, "objective.noisy_student")
+    if not 0 <= config.plain <= 1:
+        raise ConfigError(f"Option 'objective.noisy_student.plain' was given {config.plain}; expected a share up to 1.")
     if past is None or not config.teachers:
         raise ConfigError(
             "Wrapper 'noisy_student' needs teachers: set objective.noisy_student.teachers to the folders of trained "
@@ -109,15 +104,7 @@ class NoisyStudent(Wrapper):
         self.config, self.images, self.targets = config, spec.images, predicted(inner, spec)
         self.orders = [[class_order(target, teacher) for target in self.targets] for teacher in teachers]
         self._teachers = tuple(each.objective.eval().requires_grad_(False) for each in teachers)  # no part of this
-        self.views = Views(
-            (config.crop, 1.0),
-            flip=0.0,
-            turn=config.turn,
-            shear=config.shear,
-            jitter=config.jitter,
-            grey=0.0,
-            erase=config.erase,
-        )
+        self.views = few.strong(config)
 
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         if phase != self.phases()[0].name:
@@ -137,14 +124,8 @@ class NoisyStudent(Wrapper):
     @torch.no_grad()
     def _told(self, batch: Batch) -> list[Tensor]:
         """Return what the teachers say of each target on the mean: [B, C], of a number [B]."""
-        device = next(iter(batch.values())).device
-        each: list[list[Tensor]] = []
-        for teacher, orders in zip(self._teachers, self.orders, strict=True):
-            if next(teacher.parameters()).device != device:
-                teacher.to(device)
-            said = teacher.predict(batch)
-            pairs = zip(self.targets, orders, strict=True)
-            each.append([said[t.name] if order is None else said[t.name][:, order] for t, order in pairs])
+        pairs = zip(self._teachers, self.orders, strict=True)
+        each = [in_order(beside(teacher, batch).predict(batch), self.targets, orders) for teacher, orders in pairs]
         return [torch.stack(one).mean(0) for one in zip(*each, strict=True)]
 
 
