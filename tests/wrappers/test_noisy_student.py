@@ -58,6 +58,21 @@ def test_its_loss_is_the_papers() -> None:
     assert found == pytest.approx((labelled - (q * np.log(p))[4:].sum()) / 12, rel=1e-5)
 
 
+def test_classes_that_teachers_say_too_often_are_brought_to_their_shares_of_the_truths() -> None:
+    """q ∝ p · wanted / said, of categories alone."""
+    task, batch = built("noisy_student", PRICED, noisy_student__balance=1), gaps(PRICED)
+    (kind, _), own = task.balances, task.averages()
+    kind.said[0].value.copy_(torch.tensor([0.2, 0.6, 0.2]))
+    assert [(each.source, each.target) for each in own] == [(kind.now[0], kind.said[0])]
+    said = task._teachers[0].predict(batch)
+    expected = said["kind"] / torch.tensor([0.2, 0.6, 0.2])
+    given = shown(task.train(), batch)
+    torch.testing.assert_close(given[KIND.target_key][4:], (expected / expected.sum(1, keepdim=True))[4:])
+    torch.testing.assert_close(given[PRICE.target_key][4:], said["price"][4:])
+    torch.testing.assert_close(kind.now[0].value, said["kind"].mean(0))
+    assert built("noisy_student", PRICED, noisy_student__balance=0).averages() == ()
+
+
 def test_images_without_a_target_are_changed_but_for_some() -> None:
     task, batch = built("noisy_student", IMAGES, noisy_student__plain=0.25), gaps(IMAGES, rows=400, known=40)
     given = shown(task, batch)["image:photo"]
@@ -85,6 +100,7 @@ def test_teachers_are_asked_for_their_mean_about_rows_as_they_are() -> None:
     [
         ({"teachers": ()}, "set objective.noisy_student.teachers to the folders"),
         ({"crop": 0.0}, r"objective\.noisy_student\.crop"),
+        ({"balance": -1}, r"objective\.noisy_student\.balance"),
         ({"plain": 1.5}, r"objective\.noisy_student\.plain.*share up to 1"),
         ({"erase": 1.0}, r"objective\.noisy_student\.erase"),
     ],

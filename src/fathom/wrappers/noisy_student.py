@@ -8,11 +8,15 @@ rather than what the teacher went by. It begins afresh, so that it does not hold
 right is learned sooner than what is wrong. It may then teach the next one. Teachers of several beginnings make
 different mistakes, which their mean has fewer of.
 
+What they say too often the student would say more often still. So classes are first brought to the shares that they
+have among the truths.
+
 The teachers are no part of the student: they are neither trained nor stored again.
 
 Sources: Xie, Luong, Hovy, Le, Self-Training with Noisy Student Improves ImageNet Classification, 2020;
 Cascante-Bonilla, Tan, Qi, Ordonez, Curriculum Labeling: Revisiting Pseudo-Labeling for Semi-Supervised Learning, 2021
-(a fresh beginning).
+(a fresh beginning); Tai, Bailis, Valiant, Sinkhorn Label Allocation: Semi-Supervised Classification via Annealed
+Self-Training, 2021 (shares of classes).
 """
 
 from __future__ import annotations
@@ -21,15 +25,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fathom.core.config import option
+from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective, predicted
 from fathom.core.past import Past, Trained
-from fathom.core.types import Batch, DataSpec, Field, Loss
+from fathom.core.types import Average, Batch, DataSpec, Field, Loss
 from fathom.core.wrapper import Wrapper
 from fathom.layers import few
+from fathom.layers.balance import Balance
 from fathom.wrappers._teacher import beside, class_order, in_order
 
 REFERENCE = (
@@ -43,6 +48,7 @@ REFERENCE = (
 class Config:
     teachers: tuple[str, ...] = option((), "folders of trained models, the mean of which is learned from")
     unlabelled: float = option(7.0, "rows without a target for each row with one, in a batch")
+    balance: int = option(3, "rounds of bringing what teachers say to the classes' shares among the truths")
     plain: float = option(0.25, "share of the rows without a target whose images are shown as they are")
     crop: float = option(0.5, "smallest area of a strongly changed view, as a share of the image's")
     jitter: float = option(0.4, "how much such views differ in brightness, contrast and saturation")
@@ -83,6 +89,7 @@ def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = 
             range.
     """
     few.refuse(config, "objective.noisy_student")
+    at_least(config, {"balance": 0}, "objective.noisy_student")
     if not 0 <= config.plain <= 1:
         raise ConfigError(f"Option 'objective.noisy_student.plain' was given {config.plain}; expected a share up to 1.")
     if past is None or not config.teachers:
@@ -105,11 +112,16 @@ class NoisyStudent(Wrapper):
         self.orders = [[class_order(target, teacher) for target in self.targets] for teacher in teachers]
         self._teachers = tuple(each.objective.eval().requires_grad_(False) for each in teachers)  # no part of this
         self.views = few.strong(config)
+        self.balances = nn.ModuleList(_balance(target, config.balance) for target in self.targets)
+
+    def averages(self) -> tuple[Average, ...]:
+        own = (average for balance in self.balances for average in balance.averages())  # type: ignore[operator]
+        return (*self.inner.averages(), *own)
 
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         if phase != self.phases()[0].name:
             return self.inner.losses(batch, phase)
-        found, told = dict(batch), self._told(batch)
+        found, told = dict(batch), self._told(batch, learning=self.training and torch.is_grad_enabled())
         plain = torch.rand(len(told[0]), device=told[0].device) < self.config.plain
         for target, said in zip(self.targets, told, strict=True):
             truth = batch[target.target_key]
@@ -122,11 +134,17 @@ class NoisyStudent(Wrapper):
         return self.inner.losses(found, phase)
 
     @torch.no_grad()
-    def _told(self, batch: Batch) -> list[Tensor]:
+    def _told(self, batch: Batch, learning: bool) -> list[Tensor]:
         """Return what the teachers say of each target on the mean: [B, C], of a number [B]."""
         pairs = zip(self._teachers, self.orders, strict=True)
         each = [in_order(beside(teacher, batch).predict(batch), self.targets, orders) for teacher, orders in pairs]
-        return [torch.stack(one).mean(0) for one in zip(*each, strict=True)]
+        means = [torch.stack(one).mean(0) for one in zip(*each, strict=True)]
+        return [balance(mean, learning) for balance, mean in zip(self.balances, means, strict=True)]
+
+
+def _balance(target: Field, rounds: int) -> Balance:
+    """Return what brings the classes of a target to their shares of the truths; numbers stay as they are."""
+    return Balance(target.counts or [0] * len(target.classes), rounds if target.kind == "category" else 0)
 
 
 def _filled(target: Field, truth: Tensor, said: Tensor, known: Tensor) -> Tensor:
