@@ -77,7 +77,7 @@ def test_steady_match_takes_the_classes_of_the_average_aligned():
     with torch.no_grad():
         for p in task.teacher_head.parameters():
             p.add_(torch.randn_like(p))
-        task.said.value.copy_(torch.tensor([0.2, 0.6, 0.2]))
+        task.balance.said[0].value.copy_(torch.tensor([0.2, 0.6, 0.2]))
     torch.manual_seed(5)
     found = task.losses(batch)
     torch.manual_seed(5)
@@ -90,9 +90,10 @@ def test_steady_match_takes_the_classes_of_the_average_aligned():
     assert 0 < sure.sum() < 12 and (said != told.argmax(1)).any()
     labelled, unlabelled = parts_of(task, batch, weak, strong, said, sure)
     assert found.total.item() == pytest.approx(labelled + unlabelled, rel=1e-5)
-    np.testing.assert_allclose(task.now.value.numpy(), told.mean(0), rtol=1e-5)
+    now, said = task.balance.now[0], task.balance.said[0]
+    np.testing.assert_allclose(now.value.numpy(), told.mean(0), rtol=1e-5)
     trails = task.averages()[-1]
-    assert (trails.source, trails.target, trails.decay, trails.buffers) == (task.now, task.said, 0.99, "averaged")
+    assert (trails.source, trails.target, trails.decay, trails.buffers) == (now, said, 0.99, "averaged")
 
 
 def test_steady_match_tells_sharpened_probabilities():
@@ -276,7 +277,7 @@ def test_a_step_that_tallies_what_is_said_can_be_recorded():
     recordings = Recordings(task, task.losses, phase.name, list(phase.parameters))
     trailing, rows = Trailing(task.averages()), 0
     for _ in range(8):
-        played, before = recordings.take(batch_with_gaps()), task.now.rows.clone()
+        played, before = recordings.take(batch_with_gaps()), task.balance.now[0].rows.clone()
         trailing.update(0.0)
         rows += 12 * (played is not None)
-    assert rows > 0 and before == task.said.rows == rows
+    assert rows > 0 and before == task.balance.said[0].rows == rows

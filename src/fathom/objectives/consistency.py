@@ -42,10 +42,10 @@ from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective
 from fathom.core.types import Average, Batch, DataSpec, Features, Field, Loss, Stats
 from fathom.layers import few
+from fathom.layers.balance import Balance
 from fathom.layers.heads import Head
 from fathom.layers.precision import wide
 from fathom.layers.similar import one_vector
-from fathom.layers.tally import StepMean
 from fathom.layers.views import Views
 
 REFERENCE = (
@@ -57,7 +57,6 @@ REFERENCE = (
     "Alignment and Augmentation Anchoring, 2020"
 )
 WEIGHTS = {"fixmatch": 1.0, "steady_match": 1.0, "mean_teacher": 10.0}
-REMEMBERED = 0.99  # of how often classes were said, from one step to the next
 SHOWN = 8  # images whose views are shown
 
 
@@ -129,7 +128,6 @@ class Consistency(Objective):
     """A model with a head for the classes and, where asked for, a teacher that trails both."""
 
     recounts = True
-    wanted: Tensor
 
     def __init__(self, config: Config, spec: DataSpec, model: nn.Module) -> None:
         super().__init__()
@@ -145,9 +143,7 @@ class Consistency(Objective):
             self.teacher = copy.deepcopy(model).requires_grad_(False)
             self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
         if config.method == "steady_match":
-            counts = torch.tensor([float(count + 1) for count in self.target.counts or [0] * len(self.target.classes)])
-            self.register_buffer("wanted", counts / counts.sum())
-            self.now, self.said = StepMean(self.wanted), StepMean(self.wanted)
+            self.balance = Balance(self.target.counts or [0] * len(self.target.classes))
 
     @property
     def network(self) -> nn.Module:
@@ -190,7 +186,7 @@ class Consistency(Objective):
         found = tuple(Average(source, target, first, last, "averaged") for source, target in pairs)
         if self.config.method == "mean_teacher":
             return found
-        return (*found, Average(self.now, self.said, REMEMBERED, buffers="averaged"))
+        return (*found, *self.balance.averages())
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
         """Return images above the views of them on which the model has to agree with itself."""
@@ -208,7 +204,9 @@ class Consistency(Objective):
         if self.config.method == "fixmatch":
             told = weak.detach().softmax(1)
         else:
-            told = self._steadily(weakly, learning=self.training and torch.is_grad_enabled())
+            with torch.no_grad():
+                told = self._taught({self.key: weakly})
+            told = self.balance(told, learning=self.training and torch.is_grad_enabled())
         probability, said = told.max(1)
         sure = (probability >= self.config.threshold).to(strong.dtype)
         if self.config.method == "steady_match" and self.config.temperature > 0:
@@ -216,15 +214,6 @@ class Consistency(Objective):
         else:
             disagreement = (F.cross_entropy(strong, said, reduction="none") * sure).mean()
         return (weak, features.penalty), (disagreement, sure.mean())
-
-    @torch.no_grad()
-    def _steadily(self, image: Tensor, learning: bool) -> Tensor:
-        """Return the probabilities [B, C] by the moving average, with classes as often as among the labels."""
-        found = self._taught({self.key: image})
-        if learning:
-            self.now.take(found.mean(0), len(found), self.said)
-        found = found * self.wanted / self.said.value.clamp_min(1e-6)
-        return found / found.sum(1, keepdim=True)
 
     def _taught(self, batch: Batch) -> Tensor:
         """Return what the teacher says, [B, C]."""
