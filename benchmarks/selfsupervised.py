@@ -61,7 +61,13 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--draws", type=int, default=1, help="of labels in consistency, by the seeds from --seed on")
     options.add_argument("--ways", nargs="+", default=["fixmatch", "steady_match", "mean_teacher"], help="consistency")
-    options.add_argument("--students", type=int, default=0, help="consistency: how many follow, nine passes each")
+    options.add_argument("--teachers", type=int, default=1, help="consistency: trainings of each way, by other seeds")
+    options.add_argument(
+        "--students", type=int, default=0, help="consistency: how many follow, each taught by the last"
+    )
+    options.add_argument("--student", default="noisy_student", help="consistency: what students learn by")
+    options.add_argument("--student-epochs", type=int, default=9, help="consistency: passes of each student")
+    options.add_argument("--student-set", nargs="+", action="extend", default=[], help="options of students")
     options.add_argument("--out", type=Path, help="consistency: folder of its models; what was begun there goes on")
     options.add_argument("--widths", nargs="+", type=int, default=SMALL, help="of the resnet of consistency and metric")
     options.add_argument(
@@ -134,26 +140,40 @@ def consistency(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str
         with TemporaryDirectory() as aside:
             folder = given.out / str(seed) if given.out else Path(aside)
             for way in given.ways:
-                found[way] = accuracy(mixed, test, drawing, objective=way, first=True, out=folder / way, **how)
-            found |= students(mixed, test, drawing, folder)
+                names = [way, *(f"{way}_{number}" for number in range(2, given.teachers + 1))]
+                for number, name in enumerate(names):
+                    drawing.seed = seed + 1_000 * number
+                    found[name] = accuracy(mixed, test, drawing, objective=way, first=True, out=folder / name, **how)
+            drawing.seed = seed
+            found |= students(mixed, test, drawing, folder, names)
         for way, value in found.items():
             right.setdefault(way, []).append(value)
         print(json.dumps({"seed": seed} | found), flush=True)
     mean = {way: round(float(np.mean(each)), 4) for way, each in right.items()}
     result = {"labels": 250, "widths": given.widths, "draws": given.draws, "each": right, "mean": mean}
+    if given.students:
+        result["student"] = {"objective": given.student, "epochs": given.student_epochs, "set": given.student_set}
     return judged(result, max(mean[way] for way in mean if way != "alone") - mean["alone"], 0.05)
 
 
-def students(mixed: pl.DataFrame, test: pl.DataFrame, given: Any, folder: Path) -> dict[str, float]:
-    """Return the accuracy of students that begin afresh, the first taught by the last way, others by the one before."""
-    found, teacher = {}, given.ways[-1]
+def students(
+    mixed: pl.DataFrame, test: pl.DataFrame, given: Any, folder: Path, teachers: list[str]
+) -> dict[str, float]:
+    """Return the accuracy of students that begin afresh, the first taught by these trainings, others by the last."""
+    found = {}
     engine = [each for each in given.sets if each.startswith("engine.")]
     for number in range(1, given.students + 1):
-        name, sets = f"student_{number}", [f'objective.noisy_student.teachers=["{folder / teacher}"]']
-        own = [f"model.widths={given.widths}", "engine.average=0.999", *engine, *sets]
-        how: dict[str, Any] = {"objective": "noisy_student", "model": "resnet", "epochs": 9, "own": own}
+        name, told = f"student_{number}", json.dumps([str(folder / teacher) for teacher in teachers])
+        own = [f"model.widths={given.widths}", "engine.average=0.999", *engine, *given.student_set]
+        own.append(f"objective.noisy_student.teachers={told}")
+        how: dict[str, Any] = {
+            "objective": given.student,
+            "model": "resnet",
+            "epochs": given.student_epochs,
+            "own": own,
+        }
         found[name] = accuracy(mixed, test, given, out=folder / name, **how)
-        teacher = name
+        teachers = [name]
     return found
 
 
