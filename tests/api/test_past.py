@@ -61,6 +61,18 @@ def test_a_teacher_that_reads_rows_otherwise_is_refused(first: Path, tmp_path: P
         learned(other, tmp_path / "student", "distill", ("objective.teacher=nowhere",))
 
 
+def test_a_student_goes_on_where_its_teacher_was_finished_again(tmp_path: Path) -> None:
+    source, place = table(tmp_path / "rows.csv"), tmp_path / "teacher"
+    taught = {"objective": "distill", "sets": (f"objective.teacher={place}",)}
+    learned(source, place)
+    student = learned(source, tmp_path / "student", **taught)
+    before = (place / "manifest.json").read_bytes()
+    learned(source, place, resume=True)  # its reports tell another time now
+    assert (place / "manifest.json").read_bytes() != before
+    again = learned(source, tmp_path / "student", resume=True, **taught)
+    assert again.predict(source).equals(student.predict(source))
+
+
 @pytest.mark.parametrize("objective", ["ewc", "replay", "ewc(replay(supervised))"])
 def test_learning_on_holds_what_was_learned(objective: str, first: Path, tmp_path: Path) -> None:
     second = table(tmp_path / "second.csv", seed=1)

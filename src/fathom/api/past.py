@@ -23,6 +23,7 @@ from fathom.data import Preprocess, Table, read
 from fathom.engine import fingerprint
 from fathom.engine.plan import Plan
 
+COMPUTES = ("config.json", "model", "preprocess/", "spec.json")  # files that what a model says depends on
 COMPARED = 256  # training rows on which two preparations are compared
 
 
@@ -66,7 +67,7 @@ class Past:
             if not (place / manifest.NAME).exists():
                 raise ConfigError(f"Option '{option}' was given '{folder}'; expected the folder of a trained model.")
             self._loaded[folder] = artifacts.load(place)
-            self.found[f"{option} {folder}"] = hashlib.sha256((place / manifest.NAME).read_bytes()).hexdigest()
+            self.found[f"{option} {folder}"] = _checksum(place)
         return self._loaded[folder]
 
     def _present(self, option: str) -> Preprocess:
@@ -117,3 +118,10 @@ class Past:
                 )
         if more := [key for key in given if key not in inputs]:
             raise ConfigError(f"{place} also takes '{more[0].partition(':')[2] or more[0]}', which is not given here.")
+
+
+def _checksum(folder: Path) -> str:
+    """Return that of what a model computes. Its reports tell dates, and are written anew when it is finished again."""
+    listed = manifest.read(folder).files
+    told = sorted((name, each.sha256) for name, each in listed.items() if name.startswith(COMPUTES))
+    return hashlib.sha256(repr(told).encode()).hexdigest()
