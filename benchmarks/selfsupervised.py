@@ -166,13 +166,8 @@ def students(
         name, told = f"student_{number}", json.dumps([str(folder / teacher) for teacher in teachers])
         own = [f"model.widths={given.widths}", "engine.average=0.999", *engine, *given.student_set]
         own.append(f"objective.noisy_student.teachers={told}")
-        how: dict[str, Any] = {
-            "objective": given.student,
-            "model": "resnet",
-            "epochs": given.student_epochs,
-            "own": own,
-        }
-        found[name] = accuracy(mixed, test, given, out=folder / name, **how)
+        how: dict[str, Any] = {"objective": given.student, "model": "resnet", "own": own, "out": folder / name}
+        found[name] = accuracy(mixed, test, given, epochs=given.student_epochs, **how)
         teachers = [name]
     return found
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fathom.core.types import Field
 from fathom.engine.weights import Trailing
 from fathom.layers.balance import Balance
 
@@ -16,13 +17,17 @@ def leaning(rows: int = 4_000) -> torch.Tensor:
     return (2 * torch.randn(rows, 3) + torch.tensor([1.5, 0.0, -0.5])).softmax(1)
 
 
+def balancing(counts: tuple[int, ...], rounds: int) -> Balance:
+    return Balance(Field(name="kind", kind="category", classes=("a", "b", "c"), counts=counts), rounds)
+
+
 def settled(balance: Balance, found: torch.Tensor, steps: int = 1_500) -> torch.Tensor:
     trailing = Trailing(balance.averages())
     for step in range(steps):
         start = 100 * step % len(found)
-        balance(found[start : start + 100], learning=True)
+        balance(found[start : start + 100])
         trailing.update(0.0)
-    return balance(found, learning=False)
+    return balance.eval()(found)
 
 
 def sinkhorn(p: np.ndarray, wanted: np.ndarray, rounds: int) -> np.ndarray:
@@ -38,21 +43,24 @@ def test_its_rounds_are_sinkhorns_of_all_rows_seen(rounds: int) -> None:
     found = leaning()
     wanted = np.array([20, 50, 30]) / 100
     expected = sinkhorn(found.double().numpy(), wanted, rounds)
-    np.testing.assert_allclose(settled(Balance((19, 49, 29), rounds), found), expected, atol=0.02)
+    np.testing.assert_allclose(settled(balancing((19, 49, 29), rounds), found), expected, atol=0.02)
 
 
 def test_more_rounds_come_closer_to_what_is_wanted() -> None:
     found = leaning()
-    off = [float((settled(Balance((99, 99, 99), n), found).mean(0) - 1 / 3).abs().max()) for n in (0, 1, 3)]
+    off = [float((settled(balancing((99, 99, 99), n), found).mean(0) - 1 / 3).abs().max()) for n in (0, 1, 3)]
     assert off[0] > 2 * off[1] > 4 * off[2]
 
 
 def test_nothing_changes_before_a_step_is_done_nor_while_nothing_is_learned() -> None:
-    found, balance = leaning(50), Balance((9, 9, 9), 2)
+    found, balance = leaning(50), balancing((9, 9, 9), 2)
     trailing = Trailing(balance.averages())
     for learning in (True, False):
-        torch.testing.assert_close(balance(found, learning), found)
+        with torch.set_grad_enabled(learning):
+            torch.testing.assert_close(balance(found), found)
     trailing.update(0.0)
     before = {key: value.clone() for key, value in balance.state_dict().items()}
-    assert not torch.allclose(balance(found, learning=False), found)
+    with torch.no_grad():
+        assert not torch.allclose(balance(found), found)
+    assert not torch.allclose(balance.eval()(found), found)
     assert all(torch.equal(before[key], value) for key, value in balance.state_dict().items())

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fathom.core.ahead import announced
+from fathom.core.modes import modes_kept
 from fathom.core.objective import Objective
 from fathom.core.types import Batch, Store
 
@@ -46,19 +47,17 @@ def recount(objective: Objective, store: Store, size: int, move: Callable[[Batch
 def _counting(objective: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     """For a while these layers, and they alone, learn; those that see nothing keep what they knew."""
     before = [({name: b.clone() for name, b in layer.named_buffers()}, layer.momentum) for layer in layers]
-    modes = {module: module.training for module in objective.modules()}
-    objective.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a mean over all batches alike
-        layer.train()
     try:
-        yield
+        with modes_kept(objective):
+            objective.eval()
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # a mean over all batches alike
+                layer.train()
+            yield
     finally:
         for layer, (known, momentum) in zip(layers, before, strict=True):
             layer.momentum = momentum
             for name, buffer in layer.named_buffers():
                 if not layer.num_batches_tracked or name == "num_batches_tracked":
                     buffer.copy_(known[name])
-        for module, training in modes.items():
-            module.training = training

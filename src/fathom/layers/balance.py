@@ -13,12 +13,10 @@ Valiant, Sinkhorn Label Allocation: Semi-Supervised Classification via Annealed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from fathom.core.types import Average
+from fathom.core.types import Average, Field
 from fathom.layers.tally import StepMean
 
 REMEMBERED = 0.99  # of how often classes were said, from one step to the next
@@ -27,27 +25,25 @@ REMEMBERED = 0.99  # of how often classes were said, from one step to the next
 class Balance(nn.Module):
     """Corrects probabilities, with a running mean for each round, that moves once a step (see `averages`).
 
+    The means take in rows while it trains and gradients are asked for.
+
     Args:
-        counts: rows of each class, the shares of which are wanted; each counts as one more.
+        target: what has the classes, whose shares of the rows are wanted; each counts as one row more.
         rounds: how often what was corrected is corrected again.
     """
 
     wanted: Tensor
 
-    def __init__(self, counts: Sequence[int], rounds: int = 1) -> None:
+    def __init__(self, target: Field, rounds: int = 1) -> None:
         super().__init__()
-        known = torch.tensor([float(count + 1) for count in counts])
+        known = torch.tensor([float(count + 1) for count in target.counts or [0] * len(target.classes)])
         self.register_buffer("wanted", known / known.sum())
         self.now = nn.ModuleList(StepMean(self.wanted) for _ in range(rounds))
         self.said = nn.ModuleList(StepMean(self.wanted) for _ in range(rounds))
 
-    @torch.no_grad()
-    def forward(self, found: Tensor, learning: bool) -> Tensor:
-        """Return the corrected probabilities, [B, C] -> [B, C].
-
-        Args:
-            learning: whether the means are to take in these rows.
-        """
+    def forward(self, found: Tensor) -> Tensor:
+        """Return the corrected probabilities, [B, C] -> [B, C], through which nothing is learned."""
+        learning, found = self.training and torch.is_grad_enabled(), found.detach()
         for now, said in zip(self.now, self.said, strict=True):
             if learning:
                 now.take(found.mean(0), len(found), said)  # type: ignore[operator]

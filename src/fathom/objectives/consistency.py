@@ -143,7 +143,7 @@ class Consistency(Objective):
             self.teacher = copy.deepcopy(model).requires_grad_(False)
             self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
         if config.method == "steady_match":
-            self.balance = Balance(self.target.counts or [0] * len(self.target.classes))
+            self.balance = Balance(self.target)
 
     @property
     def network(self) -> nn.Module:
@@ -206,7 +206,7 @@ class Consistency(Objective):
         else:
             with torch.no_grad():
                 told = self._taught({self.key: weakly})
-            told = self.balance(told, learning=self.training and torch.is_grad_enabled())
+            told = self.balance(told)
         probability, said = told.max(1)
         sure = (probability >= self.config.threshold).to(strong.dtype)
         if self.config.method == "steady_match" and self.config.temperature > 0:

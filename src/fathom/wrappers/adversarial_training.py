@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
+from fathom.core.modes import modes_kept
 from fathom.core.objective import Objective
 from fathom.core.past import Past
 from fathom.core.types import Batch, DataSpec, Loss, Stats
@@ -138,13 +139,9 @@ class AdversarialTraining(Wrapper):
 @contextmanager
 def _as_it_predicts(module: nn.Module) -> Iterator[None]:
     """While active, the modules are in evaluation mode; afterwards each is in its own again."""
-    training = [each for each in module.modules() if each.training]
-    module.eval()
-    try:
+    with modes_kept(module):
+        module.eval()
         yield
-    finally:
-        for each in training:
-            each.training = True
 
 
 @contextmanager

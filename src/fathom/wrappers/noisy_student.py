@@ -115,7 +115,9 @@ class NoisyStudent(Wrapper):
         self.orders = [[class_order(target, teacher) for target in self.targets] for teacher in teachers]
         self._teachers = tuple(each.objective.eval().requires_grad_(False) for each in teachers)  # no part of this
         self.views = few.strong(config)
-        self.balances = nn.ModuleList(_balance(target, config.balance) for target in self.targets)
+        self.balances = nn.ModuleList(
+            Balance(target, config.balance if target.kind == "category" else 0) for target in self.targets
+        )
 
     def averages(self) -> tuple[Average, ...]:
         own = (average for balance in self.balances for average in balance.averages())  # type: ignore[operator]
@@ -124,7 +126,8 @@ class NoisyStudent(Wrapper):
     def losses(self, batch: Batch, phase: str = "main") -> Loss:
         if phase != self.phases()[0].name:
             return self.inner.losses(batch, phase)
-        found, told = dict(batch), self._told(batch, learning=self.training and torch.is_grad_enabled())
+        found = dict(batch)
+        told = [balance(said) for balance, said in zip(self.balances, self._told(batch), strict=True)]
         plain = torch.rand(len(told[0]), device=told[0].device) < self.config.plain
         for target, said in zip(self.targets, told, strict=True):
             truth = batch[target.target_key]
@@ -137,17 +140,11 @@ class NoisyStudent(Wrapper):
         return self.inner.losses(found, phase)
 
     @torch.no_grad()
-    def _told(self, batch: Batch, learning: bool) -> list[Tensor]:
+    def _told(self, batch: Batch) -> list[Tensor]:
         """Return what the teachers say of each target on the mean: [B, C], of a number [B]."""
         pairs = zip(self._teachers, self.orders, strict=True)
         each = [in_order(beside(teacher, batch).predict(batch), self.targets, orders) for teacher, orders in pairs]
-        means = [torch.stack(one).mean(0) for one in zip(*each, strict=True)]
-        return [balance(mean, learning) for balance, mean in zip(self.balances, means, strict=True)]
-
-
-def _balance(target: Field, rounds: int) -> Balance:
-    """Return what brings the classes of a target to their shares of the truths; numbers stay as they are."""
-    return Balance(target.counts or [0] * len(target.classes), rounds if target.kind == "category" else 0)
+        return [torch.stack(one).mean(0) for one in zip(*each, strict=True)]
 
 
 def _filled(target: Field, truth: Tensor, said: Tensor, known: Tensor) -> Tensor:
