@@ -61,6 +61,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--draws", type=int, default=1, help="of labels in consistency, by the seeds from --seed on")
     options.add_argument("--ways", nargs="+", default=["fixmatch", "steady_match", "mean_teacher"], help="consistency")
+    options.add_argument("--begin", type=int, default=0, help="consistency: passes of SimCLR that the ways begin from")
     options.add_argument("--teachers", type=int, default=1, help="consistency: trainings of each way, by other seeds")
     options.add_argument(
         "--students", type=int, default=0, help="consistency: how many follow, each taught by the last"
@@ -130,46 +131,73 @@ def masked_image(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[st
 
 
 def consistency(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
-    how: dict[str, Any] = {"model": "resnet", "own": [f"model.widths={given.widths}"]}
     right: dict[str, list[float]] = {}
-    for seed in range(given.seed, given.seed + given.draws):
-        drawing = argparse.Namespace(**vars(given) | {"seed": seed})
-        few = drawn(train, 250, seed)
-        rest = train.join(few.select("row"), on="row", how="anti").with_columns(label=pl.lit(None, pl.String))
-        mixed, found = pl.concat([few, rest]), {"alone": accuracy(few, test, drawing, **how)}
-        with TemporaryDirectory() as aside:
-            folder = given.out / str(seed) if given.out else Path(aside)
-            for way in given.ways:
-                names = [way, *(f"{way}_{number}" for number in range(2, given.teachers + 1))]
-                for number, name in enumerate(names):
-                    drawing.seed = seed + 1_000 * number
-                    found[name] = accuracy(mixed, test, drawing, objective=way, first=True, out=folder / name, **how)
-            drawing.seed = seed
-            found |= students(mixed, test, drawing, folder, names)
-        for way, value in found.items():
-            right.setdefault(way, []).append(value)
-        print(json.dumps({"seed": seed} | found), flush=True)
+    with TemporaryDirectory() as aside:
+        home = given.out or Path(aside)
+        weights = begun(train, given, home / "simclr") if given.begin else None
+        for seed in range(given.seed, given.seed + given.draws):
+            drawing = argparse.Namespace(**vars(given) | {"seed": seed})
+            found = one_draw(train, test, drawing, home / str(seed), weights)
+            for way, value in found.items():
+                right.setdefault(way, []).append(value)
+            print(json.dumps({"seed": seed} | found), flush=True)
     mean = {way: round(float(np.mean(each)), 4) for way, each in right.items()}
     result = {"labels": 250, "widths": given.widths, "draws": given.draws, "each": right, "mean": mean}
+    if given.begin:
+        result["begin"] = {"objective": "simclr", "epochs": given.begin}
     if given.students:
         result["student"] = {"objective": given.student, "epochs": given.student_epochs, "set": given.student_set}
-    return judged(result, max(mean[way] for way in mean if way != "alone") - mean["alone"], 0.05)
+    ways = [mean[way] for way in mean if way not in ("alone", "fine_tuned")]
+    return judged(result, max(ways) - mean["alone"], 0.05)
+
+
+def begun(train: pl.DataFrame, given: Any, folder: Path) -> str:
+    """Return the folder of a training on all images that never saw a label."""
+    if not (folder / "model.safetensors").exists():
+        sets = [*WHOLE, f"model.widths={given.widths}", *engine_options(given, "form", "threads")]
+        how: dict[str, Any] = {"model": "resnet", "objective": "simclr", "epochs": given.begin, "out": folder}
+        resume = (folder / "checkpoints").exists()
+        fathom.fit(train.select("image"), sets=sets, seed=given.seed, resume=resume, progress=True, **how)
+    return str(folder)
+
+
+def one_draw(
+    train: pl.DataFrame, test: pl.DataFrame, given: Any, folder: Path, weights: str | None
+) -> dict[str, float]:
+    """Return what each way to learn reaches with 250 labels drawn by a seed."""
+    how: dict[str, Any] = {"model": "resnet", "own": [f"model.widths={given.widths}"]}
+    few = drawn(train, 250, given.seed)
+    rest = train.join(few.select("row"), on="row", how="anti").with_columns(label=pl.lit(None, pl.String))
+    mixed, found = pl.concat([few, rest]), {"alone": accuracy(few, test, given, **how)}
+    if weights:
+        how["weights"] = weights
+        found["fine_tuned"] = accuracy(few, test, given, epochs=60, **how)  # as often as the one that had no more
+    for way in given.ways:
+        names = [way, *(f"{way}_{number}" for number in range(2, given.teachers + 1))]
+        for number, name in enumerate(names):
+            other = argparse.Namespace(**vars(given) | {"seed": given.seed + 1_000 * number})
+            found[name] = accuracy(mixed, test, other, objective=way, first=True, out=folder / name, **how)
+    return found | students(mixed, test, given, folder, names, weights)
 
 
 def students(
-    mixed: pl.DataFrame, test: pl.DataFrame, given: Any, folder: Path, teachers: list[str]
+    mixed: pl.DataFrame, test: pl.DataFrame, given: Any, folder: Path, teachers: list[str], weights: str | None
 ) -> dict[str, float]:
-    """Return the accuracy of students that begin afresh, the first taught by these trainings, others by the last."""
+    """Return the accuracy of students, the first taught by these trainings, others by the last."""
     found = {}
-    engine = [each for each in given.sets if each.startswith("engine.")]
     for number in range(1, given.students + 1):
         name, told = f"student_{number}", json.dumps([str(folder / teacher) for teacher in teachers])
-        own = [f"model.widths={given.widths}", "engine.average=0.999", *engine, *given.student_set]
+        own = [f"model.widths={given.widths}", "engine.average=0.999", *engine_options(given), *given.student_set]
         own.append(f"objective.noisy_student.teachers={told}")
         how: dict[str, Any] = {"objective": given.student, "model": "resnet", "own": own, "out": folder / name}
-        found[name] = accuracy(mixed, test, given, epochs=given.student_epochs, **how)
+        found[name] = accuracy(mixed, test, given, epochs=given.student_epochs, weights=weights, **how)
         teachers = [name]
     return found
+
+
+def engine_options(given: Any, *names: str) -> list[str]:
+    """Return the options of the engine that this script was given, all or some."""
+    return [each for each in given.sets if each.startswith(tuple(f"engine.{name}=" for name in names) or "engine.")]
 
 
 def metric(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str, Any]:
