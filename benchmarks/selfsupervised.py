@@ -154,10 +154,10 @@ def consistency(train: pl.DataFrame, test: pl.DataFrame, given: Any) -> dict[str
 def begun(train: pl.DataFrame, given: Any, folder: Path) -> str:
     """Return the folder of a training on all images that never saw a label."""
     if not (folder / "model.safetensors").exists():
-        sets = [*WHOLE, f"model.widths={given.widths}", *engine_options(given, "form", "threads")]
-        how: dict[str, Any] = {"model": "resnet", "objective": "simclr", "epochs": given.begin, "out": folder}
-        resume = (folder / "checkpoints").exists()
-        fathom.fit(train.select("image"), sets=sets, seed=given.seed, resume=resume, progress=True, **how)
+        alike = argparse.Namespace(**vars(given) | {"sets": engine_options(given, "form", "threads")})
+        how: dict[str, Any] = {"model": "resnet", "objective": "simclr", "epochs": given.begin}
+        how |= {"sets": [f"model.widths={given.widths}"], "out": folder, "resume": started(folder)}
+        learned(train.select("image"), alike, **how)
     return str(folder)
 
 
@@ -255,6 +255,11 @@ def learned(
     return fathom.fit(source, sets=chosen, progress=True, **how)
 
 
+def started(folder: Path) -> bool:
+    """Return whether a training into a folder was begun, and so goes on."""
+    return (folder / "checkpoints").exists()
+
+
 def minutes(given: Any) -> float | None:
     """Return how long each training may take: as long as it needs, where passes are counted."""
     return None if given.epochs else given.budget
@@ -276,7 +281,7 @@ def accuracy(
         first: whether the options and passes given to this script are for this training.
     """
     sets = [*WHOLE, *(own or []), *(given.sets if first else [])]
-    how["resume"] = bool(how.get("out")) and (how["out"] / "checkpoints").exists()
+    how["resume"] = "out" in how and started(how["out"])
     model = fathom.fit(
         train.select("image", "label"),
         "label",
