@@ -22,7 +22,7 @@ from fathom.api.config import Settings
 from fathom.api.transfer import origin
 from fathom.core.errors import ArtifactError, ConfigError
 from fathom.core.objective import Objective
-from fathom.core.types import Batch, Loss, TrainingData
+from fathom.core.types import Batch, DataSpec, Field, Loss, TrainingData
 from fathom.data import TensorStore
 from fathom.engine.loop import train
 from fathom.engine.plan import Plan
@@ -298,10 +298,13 @@ def test_few_rows_are_passed_more_often_and_all_learned_from(first: Path) -> Non
     assert evidence["data"]["splits"] == {"train": 48, "test": 12}
     begun = origin(Settings({"transfer": {"source": str(first)}}))
     assert begun is not None
-    passes = [begun.recipe(begun.entry.config, rows)["engine"]["epochs"] for rows in (300, 800, 3_000, 100_000)]
-    assert passes == [10, 5, 3, 3]
-    wider = replace(begun.entry.config, width=768)
-    assert begun.recipe(wider, 800)["engine"]["learning_rate"] == 5e-5
+    own = begun.entry.config
+    words, pixels = (DataSpec(inputs=(Field(name="x", kind=kind, shape=(8,)),)) for kind in ("text", "image"))
+    for spec, passes in ((words, [10, 5, 3, 3]), (pixels, [20, 20, 11, 3])):
+        found = [begun.recipe(own, replace(spec, rows=rows))["engine"] for rows in (300, 800, 3_000, 100_000)]
+        assert [each["epochs"] for each in found] == passes
+    wider = replace(own, width=768)
+    assert begun.recipe(wider, replace(words, rows=800))["engine"]["learning_rate"] == 5e-5
 
 
 def photos(folder: Path, side: int, **levels: int) -> Path:

@@ -82,7 +82,7 @@ def assemble(
         config = getattr(entry.module, "complete", lambda config, spec: config)(config, spec)
         entries["model"] = entry = replace(entry, config=config)
         if begun is not None:
-            settings = settings.over(_for(task_entry, fitting(begun.recipe(config, spec.rows), settings)))
+            settings = settings.over(_for(task_entry, fitting(begun.recipe(config, spec), settings)))
         settings = settings.over(_for(task_entry, _recipe(entry, spec, settings)))
     plan = build(Plan, settings.of("engine"), "engine")
     plan = replace(plan, batch_size=min(plan.batch_size, spec.rows)) if spec.rows else plan

@@ -17,13 +17,15 @@ from fathom.core import catalog
 from fathom.core.config import as_dict, build
 from fathom.core.errors import ConfigError
 from fathom.core.published import Match
+from fathom.core.types import DataSpec
 from fathom.data import Vocabulary, vocabulary
 from fathom.layers.heads import Head
 from fathom.transfer import TransferConfig
 
 ADAPTER = "adapter.safetensors"
-STEPS = 250  # that a network which knows something needs, however few the rows
-MOST_EPOCHS, LEAST_EPOCHS = 10, 3
+LEAST_EPOCHS = 3
+STEPS, MOST_EPOCHS = 250, 10  # of a network which knows something, however few the rows
+STEPS_OF_IMAGES, MOST_EPOCHS_OF_IMAGES = 1_000, 20  # for its first layers are less sure of what new images show
 FEW = 2_000  # rows below which a step takes fewer of them
 RATE_TIMES_WIDTH = 0.04  # the rate of steps, times the width of the network: 1e-4 for MiniLM, 5e-5 for BERT
 SMOOTHING = 0.1  # of labels: few rows are soon known by heart, and a network that is sure of them is too sure of others
@@ -58,16 +60,18 @@ class Origin:
         model = {"name": self.entry.name, **as_dict(self.entry.config)} if self.tensors else {}
         return {"prepare": dict(self.reading), "model": model}
 
-    def recipe(self, config: Any, rows: int) -> dict[str, dict[str, Any]]:
-        """Return settings to learn on with, for a network of that configuration and that many training rows.
+    def recipe(self, config: Any, spec: DataSpec) -> dict[str, dict[str, Any]]:
+        """Return settings to learn on with, for a network of that configuration and such training rows.
 
         A number of steps rather than of passes, for few rows need more of these (Mosbach, Andriushchenko, Klakow, On
         the Stability of Fine-tuning BERT, 2021; Zhang, Wu, Katiyar, Weinberger, Artzi, Revisiting Few-sample BERT
         Fine-tuning, 2021), and fewer than theirs, for heads are moved faster here. A wide network is moved by smaller
         steps (Yang, Hu, et al., Tensor Programs V, 2022). The rate falls to zero along a line.
         """
-        batch = 16 if rows < FEW else 32
-        epochs = round(STEPS / max(1, -(-rows // batch)))
+        batch = 16 if spec.rows < FEW else 32
+        images = any(field.kind == "image" for field in spec.inputs)
+        steps, most = (STEPS_OF_IMAGES, MOST_EPOCHS_OF_IMAGES) if images else (STEPS, MOST_EPOCHS)
+        epochs = round(steps / max(1, -(-spec.rows // batch)))
         return {
             "engine": {
                 "optimizer": "adamw",
@@ -76,7 +80,7 @@ class Origin:
                 "schedule": "linear",
                 "warmup": 0.1,
                 "batch_size": batch,
-                "epochs": min(MOST_EPOCHS, max(LEAST_EPOCHS, epochs)),
+                "epochs": min(most, max(LEAST_EPOCHS, epochs)),
             },
             "objective": {"label_smoothing": SMOOTHING},
         }
