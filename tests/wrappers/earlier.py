@@ -56,6 +56,10 @@ class Earlier:
         assert self.trained is not None
         return self.trained
 
+    def present(self, option: str) -> Store:
+        assert self.store is not None
+        return self.store
+
     def rows(self, folder: str, source: str, option: str, own: bool = True) -> Store:
         assert self.store is not None
         return self.store

@@ -19,7 +19,7 @@ from fathom.core.config import build
 from fathom.core.errors import ConfigError, DataError
 from fathom.core.past import Trained
 from fathom.core.types import Store, TrainingData
-from fathom.data import Preprocess, Table, read
+from fathom.data import Table, read
 from fathom.engine import fingerprint
 from fathom.engine.plan import Plan
 
@@ -52,7 +52,7 @@ class Past:
     def rows(self, folder: str, source: str, option: str, own: bool = True) -> Store:
         """Return rows of earlier training: see `fathom.core.past.Past`."""
         table, chosen = (read(source), None) if source else self._learned_from(folder, option)
-        preprocess = self._artifact(folder, option).preprocess if own else self._present(option)
+        preprocess = self._artifact(folder, option).preprocess if own else self._now(option).preprocess
         prepared = preprocess.transform(table.frame, rows=chosen, folder=table.folder, with_targets=True)
         if not len(prepared.rows):
             why = prepared.set_aside[0].reason if prepared.set_aside else "it has none"
@@ -60,6 +60,10 @@ class Past:
         place = f"{option} {source or folder}"
         self.found[place] = fingerprint.of_data(TrainingData(train=prepared.store))["training"]["checksum"]
         return prepared.store
+
+    def present(self, option: str) -> Store:
+        """Return the rows that are learned from now: see `fathom.core.past.Past`."""
+        return self._now(option).train.prepared.store
 
     def _artifact(self, folder: str, option: str) -> Artifact:
         if folder not in self._loaded:
@@ -70,10 +74,10 @@ class Past:
             self.found[f"{option} {folder}"] = _checksum(place)
         return self._loaded[folder]
 
-    def _present(self, option: str) -> Preprocess:
+    def _now(self, option: str) -> Material:
         if self.material is None:
-            raise ConfigError(f"Option '{option}' asks for rows of before, which only `fathom fit` can look up.")
-        return self.material.preprocess
+            raise ConfigError(f"Option '{option}' asks for rows, which only `fathom fit` can look up.")
+        return self.material
 
     def _learned_from(self, folder: str, option: str) -> tuple[Table, Any]:
         """Return the table that a model was trained on, and the positions of its training rows in it."""
@@ -97,9 +101,7 @@ class Past:
 
     def _require_alike(self, earlier: Artifact, folder: str, option: str) -> None:
         """Refuse a model that takes other tensors than the present rows were turned into."""
-        self._present(option)
-        assert self.material is not None
-        part = self.material.train
+        part = self._now(option).train
         few = part.prepared.rows[:COMPARED]
         place = f"The model of '{option}', '{folder}',"
         try:

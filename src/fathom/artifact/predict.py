@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from fathom.core.ahead import announced
 from fathom.core.errors import ConfigError
 from fathom.core.modes import modes_kept
-from fathom.core.objective import Objective, with_role
-from fathom.core.roles import Embedder
+from fathom.core.objective import Objective, embedding
 from fathom.core.types import Batch, DataSpec, Field, Store
 
 if TYPE_CHECKING:
@@ -73,21 +72,11 @@ def measured(
 def embeddings(
     objective: Objective, data: Store | Iterable[Batch], batch_size: int | None = None, threads: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Return `embedding` [N, D], where each sample lies among others: as the objective has it, or else the model's
-    pooled features, of an ensemble [N, K, D] their mean.
+    """Return `embedding` [N, D], where each sample lies among others (see `fathom.core.objective.embedding`).
 
     Arguments and errors are those of `outputs`.
     """
-
-    own = with_role(objective, Embedder)
-
-    def ask(batch: Batch) -> dict[str, Tensor]:
-        if own is not None:
-            return {"embedding": own.embed(batch)}
-        pooled: Tensor = objective.network(batch).pooled
-        return {"embedding": pooled.mean(1) if pooled.dim() == 3 else pooled}
-
-    return answers(objective, ask, data, batch_size, threads)
+    return answers(objective, lambda batch: {"embedding": embedding(objective, batch)}, data, batch_size, threads)
 
 
 def answers(

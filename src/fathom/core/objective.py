@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fathom.core.roles import Embedder
 from fathom.core.types import Average, Batch, DataSpec, Field, Loss, Phase
 
 
@@ -95,6 +96,18 @@ class Objective(nn.Module, ABC):
 def with_role(objective: Objective, role: type[Any]) -> Any:
     """Return the objective, or the first part of a sum, that is of a class or has a role (core/roles.py); or None."""
     return next((part for part in objective.members() if isinstance(part, role)), None)
+
+
+def embedding(objective: Objective, batch: Batch) -> Tensor:
+    """Return where each row lies among others, [B, D]: as the objective has it, or else the model's pooled features,
+    of an ensemble [B, K, D] their mean.
+    """
+    own = with_role(objective, Embedder)
+    if own is not None:
+        found: Tensor = own.embed(batch)
+        return found
+    pooled: Tensor = objective.network(batch).pooled
+    return pooled.mean(1) if pooled.dim() == 3 else pooled
 
 
 def predicted(objective: Objective, spec: DataSpec) -> tuple[Field, ...]:

@@ -40,6 +40,13 @@ class Past(Protocol):
             ConfigError: it does not. ArtifactError: it cannot be loaded.
         """
 
+    def present(self, option: str) -> Store:
+        """Return the rows that are learned from now, with their targets as far as they have any.
+
+        Raises:
+            ConfigError: there are none to look up.
+        """
+
     def rows(self, folder: str, source: str, option: str, own: bool = True) -> Store:
         """Return rows of earlier training, with their targets.
 

@@ -8,6 +8,10 @@ rather than what the teacher went by. It begins afresh, so that it does not hold
 right is learned sooner than what is wrong. It may then teach the next one. Teachers of several beginnings make
 different mistakes, which their mean has fewer of.
 
+With `neighbours` a teacher is not asked what a row is, but which rows lie near it by what it sees in them: what is
+known of the few with a target then spreads from neighbour to neighbour. A teacher has learned to tell things apart
+better than what their classes are.
+
 What they say too often the student would say more often still. So classes are first brought to the shares that they
 have among the truths.
 
@@ -34,10 +38,11 @@ from fathom.core.config import at_least, option
 from fathom.core.errors import ConfigError
 from fathom.core.objective import Objective, predicted
 from fathom.core.past import Past, Trained
-from fathom.core.types import Average, Batch, DataSpec, Field, Loss
+from fathom.core.types import Average, Batch, DataSpec, Field, Loss, Store
 from fathom.core.wrapper import Wrapper
 from fathom.layers import few
 from fathom.layers.balance import Balance
+from fathom.wrappers._spread import Spread
 from fathom.wrappers._teacher import beside, class_order, in_order
 
 REFERENCE = (
@@ -52,6 +57,9 @@ class Config:
     teachers: tuple[str, ...] = option((), "folders of trained models, the mean of which is learned from")
     unlabelled: float = option(7.0, "rows without a target for each row with one, in a batch")
     balance: int = option(3, "rounds of bringing what teachers say to the classes' shares among the truths")
+    neighbours: int = option(
+        0, "rows near each, among which known classes spread; 0: as the teachers say. Time grows with the rows' square"
+    )
     plain: float = option(0.25, "share of the rows without a target whose images are shown as they are")
     crop: float = option(0.5, "smallest area of a strongly changed view, as a share of the image's")
     jitter: float = option(0.4, "how much such views differ in brightness, contrast and saturation")
@@ -92,7 +100,7 @@ def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = 
             range.
     """
     few.refuse(config, "objective.noisy_student")
-    at_least(config, {"balance": 0}, "objective.noisy_student")
+    at_least(config, {"balance": 0, "neighbours": 0}, "objective.noisy_student")
     if not 0 <= config.plain <= 1:
         raise ConfigError(f"Option 'objective.noisy_student.plain' was given {config.plain}; expected a share up to 1.")
     if past is None or not config.teachers:
@@ -101,7 +109,8 @@ def build(config: Config, spec: DataSpec, inner: Objective, past: Past | None = 
             "models, as in '[\"runs/few\"]'."
         )
     teachers = [past.model(folder, "objective.noisy_student.teachers", True) for folder in config.teachers]
-    return NoisyStudent(config, spec, inner, teachers)
+    store = past.present("objective.noisy_student.neighbours") if config.neighbours else None
+    return NoisyStudent(config, spec, inner, teachers, store)
 
 
 class NoisyStudent(Wrapper):
@@ -109,11 +118,18 @@ class NoisyStudent(Wrapper):
 
     recounts = True  # type: ignore[assignment]
 
-    def __init__(self, config: Config, spec: DataSpec, inner: Objective, teachers: list[Trained]) -> None:
+    def __init__(
+        self, config: Config, spec: DataSpec, inner: Objective, teachers: list[Trained], store: Store | None = None
+    ) -> None:
         super().__init__(inner)
         self.config, self.images, self.targets = config, spec.images, predicted(inner, spec)
         self.orders = [[class_order(target, teacher) for target in self.targets] for teacher in teachers]
         self._teachers = tuple(each.objective.eval().requires_grad_(False) for each in teachers)  # no part of this
+        known = [target for target in self.targets if target.kind == "category"]
+        self._spreads = tuple(
+            Spread(each, store, known, config.neighbours) if store is not None and known else None
+            for each in self._teachers
+        )
         self.views = few.strong(config)
         self.balances = nn.ModuleList(
             Balance(target, config.balance if target.kind == "category" else 0) for target in self.targets
@@ -142,9 +158,17 @@ class NoisyStudent(Wrapper):
     @torch.no_grad()
     def _told(self, batch: Batch) -> list[Tensor]:
         """Return what the teachers say of each target on the mean: [B, C], of a number [B]."""
-        pairs = zip(self._teachers, self.orders, strict=True)
-        each = [in_order(beside(teacher, batch).predict(batch), self.targets, orders) for teacher, orders in pairs]
-        return [torch.stack(one).mean(0) for one in zip(*each, strict=True)]
+        each = [self._says(number, batch) for number in range(len(self._teachers))]
+        return [torch.stack([said[target.name] for said in each]).mean(0) for target in self.targets]
+
+    def _says(self, number: int, batch: Batch) -> dict[str, Tensor]:
+        """Return what one teacher says of each target, or what is known of rows that it finds near."""
+        teacher, spread = beside(self._teachers[number], batch), self._spreads[number]
+        near = spread(teacher, batch) if spread is not None else {}
+        if len(near) == len(self.targets):
+            return near
+        said = in_order(teacher.predict(batch), self.targets, self.orders[number])
+        return {target.name: one for target, one in zip(self.targets, said, strict=True)} | near
 
 
 def _filled(target: Field, truth: Tensor, said: Tensor, known: Tensor) -> Tensor:
