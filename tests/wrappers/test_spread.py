@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,9 +16,12 @@ from sklearn.datasets import make_moons
 import fathom
 from fathom.core.errors import ConfigError
 from fathom.core.objective import embedding
+from fathom.core.types import TrainingData
 from fathom.data import TensorStore
+from fathom.engine.plan import Plan
 from fathom.wrappers._spread import ALPHA, Spread, graph, spread
 from tests.conformance.samples import batch_of
+from tests.objectives.stopping import whole_and_resumed
 from tests.wrappers.earlier import KIND, NUMBERS, PRICE, built, trained
 
 SPEC = replace(NUMBERS, targets=(KIND, PRICE))
@@ -81,6 +86,14 @@ def test_a_student_hears_of_classes_from_neighbours_and_of_numbers_from_its_teac
     torch.testing.assert_close(kind, task._spreads[0](teacher, batch)["kind"])
     torch.testing.assert_close(price, teacher.predict(batch)["price"])
     assert not any("said" in name or "places" in name for name in task.state_dict())
+
+
+def test_a_run_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    plan = Plan(epochs=4, batch_size=8, threads=1, precision="fp32", accumulate=2)
+    data = TrainingData(train=TensorStore(batch_of(SPEC, 24)), valid=TensorStore(batch_of(SPEC, 8, seed=1)))
+    make = partial(built, "noisy_student", SPEC, noisy_student__neighbours=4)
+    ends = whole_and_resumed(make, data, plan, tmp_path, after=2)
+    assert [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])] == []
 
 
 def test_fewer_neighbours_than_none_are_refused() -> None:
