@@ -3,9 +3,8 @@
     Y ← α S Y + (1 - α) Y₀
 
 Y₀ has the classes of rows with a target, S the shares in which a row hears its neighbours: those nearest by a trained
-network's features, and those whom it is near. Where each neighbour knows a little, far more rows are reached than a
-network that learned from the same few alone tells rightly, for a class may lie in several places, which are followed
-through rows in between.
+network's features, and those that it is itself nearest to. A class may lie in several places, some of them far from
+each row that is known to be of it: it is followed there through the rows in between.
 
 Sources: Zhou, Bousquet, Lal, Weston, Schölkopf, Learning with Local and Global Consistency, 2004 (the formula);
 Iscen, Tolias, Avrithis, Chum, Label Propagation for Deep Semi-supervised Learning, 2019 (of a network's features).
