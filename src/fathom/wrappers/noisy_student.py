@@ -16,7 +16,8 @@ What they say too often the student would say more often still. So classes are f
 have among the truths.
 
 Of Fashion-MNIST's test images, with 250 labels and 60,000 images, a teacher that had no more tells 83.9 %, and a
-student of the same size 84.9 % after nine passes (means of three draws of labels).
+student of the same size 84.9 % after nine passes; where both begin from SimCLR's weights it is 84.0 %, and with
+neighbours and mixup 85.4 % (means of three draws of labels).
 
 The teachers are no part of the student: they are neither trained nor stored again.
 
