@@ -69,8 +69,7 @@ class Origin:
         steps (Yang, Hu, et al., Tensor Programs V, 2022). The rate falls to zero along a line.
         """
         batch = 16 if spec.rows < FEW else 32
-        images = any(field.kind == "image" for field in spec.inputs)
-        steps, most = (STEPS_OF_IMAGES, MOST_EPOCHS_OF_IMAGES) if images else (STEPS, MOST_EPOCHS)
+        steps, most = (STEPS_OF_IMAGES, MOST_EPOCHS_OF_IMAGES) if spec.images else (STEPS, MOST_EPOCHS)
         epochs = round(steps / max(1, -(-spec.rows // batch)))
         return {
             "engine": {

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from fathom.core.ahead import announced
 from fathom.core.objective import Objective, embedding
 from fathom.core.types import Batch, Field, Store
+from fathom.layers.similar import unit
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -42,7 +43,7 @@ class Spread:
     """
 
     def __init__(self, teacher: Objective, store: Store, targets: list[Field], neighbours: int) -> None:
-        batches = torch.arange(len(store)).split(AT_ONCE)
+        batches = announced(store, torch.arange(len(store)).split(AT_ONCE))
         self.places = torch.cat([places(teacher, store.gather(index)) for index in batches])
         web = graph(self.places, neighbours)
         self.said = {t.name: spread(web, store.column(t.target_key), len(t.classes)) for t in targets}
@@ -61,7 +62,7 @@ class Spread:
 @torch.no_grad()
 def places(teacher: Objective, batch: Batch) -> Tensor:
     """Return where rows lie on the sphere of a network's features, [B, D] float32."""
-    return F.normalize(embedding(teacher, batch).float(), dim=1)
+    return unit(embedding(teacher, batch))
 
 
 def graph(places: Tensor, neighbours: int) -> csr_array:
